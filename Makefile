@@ -1,0 +1,88 @@
+# Everything a developer runs. `make` alone lists the targets.
+#
+# A .venv of its own is made once from constraints.txt and again when the versions change. Where
+# there is no .venv, `make gpu` uses PYTHON of the machine as it is and installs nothing.
+
+PYTHON ?= python3
+OUT    ?= bench/results
+JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
+
+VENV  := .venv
+STAMP := $(VENV)/made
+BIN   := $(abspath $(VENV))/bin
+PY    := $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help venv build demo test pytest ctest lint format bench gpu docs clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+# ---- environment and build ------------------------------------------------------------------
+# cmake decides what is stale, so `build` always asks it; with nothing to do that takes a moment.
+# $(call build,python): the module goes into snnkernels/ of this tree, and a failure stops make.
+
+define build
+	dir=build/$$($(1) -c 'import sys; print(sys.implementation.cache_tag)') && \
+	generator=$$(command -v ninja >/dev/null && echo -GNinja || true) && \
+	cmake -S . -B $$dir $$generator -DPython_EXECUTABLE=$$($(1) -c 'import sys; print(sys.executable)') \
+	  $(CMAKE_ARGS) --log-level=WARNING >/dev/null && \
+	cmake --build $$dir --parallel $(JOBS) && \
+	cmake --install $$dir --prefix . >/dev/null
+endef
+
+$(STAMP): constraints.txt pyproject.toml
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q -c constraints.txt pip setuptools wheel cmake ninja pybind11
+	$(PY) -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+venv: $(STAMP)  ## the environment in .venv
+
+build venv demo test pytest ctest lint format bench docs: export PATH := $(BIN):$(PATH)
+
+build: $(STAMP)  ## the C++ core, incrementally, into snnkernels/
+	@$(call build,$(PY))
+
+# ---- what users and developers run -------------------------------------------------------------
+
+demo: build  ## trains a spiking network on real digits and shows what the fused kernel is worth
+	$(PY) -m snnkernels demo
+
+test: ctest pytest  ## all tests: C++ under sanitizers, then Python
+
+ctest: $(STAMP)
+	cmake -S . -B build/sanitize -GNinja -DSNN_PYTHON=OFF -DSNN_TESTS=ON -DSNN_SANITIZE=ON $(CMAKE_ARGS) >/dev/null
+	cmake --build build/sanitize --parallel $(JOBS)
+	ctest --test-dir build/sanitize --output-on-failure --no-tests=error
+
+pytest: build
+	$(PY) -m pytest
+
+lint: $(STAMP)  ## ruff and clang-format, without changing a file
+	ruff check .
+	ruff format --check .
+	clang-format --dry-run -Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+
+format: $(STAMP)  ## what lint asks for, done
+	ruff check --fix .
+	ruff format .
+	clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+
+bench: build  ## times every kernel; JSON and a table under bench/results/
+	$(PY) bench/kernels.py
+
+gpu: PY := $(if $(wildcard $(STAMP)),$(PY),$(PYTHON))
+gpu: export PATH := $(if $(wildcard $(STAMP)),$(BIN):,)$(PATH)
+gpu:  ## all that a GPU is for, into OUT; installs nothing
+	@$(call build,$(PY))
+	$(PY) bench/gpu.py --out $(OUT)
+
+docs: build  ## HTML under docs/_build/
+	$(PY) -m pip install -q -c constraints.txt -e '.[docs]' --no-build-isolation
+	$(PY) -m sphinx -W -b html docs docs/_build
+
+clean:  ## removes builds and caches; keeps .venv
+	rm -rf build dist *.egg-info docs/_build .pytest_cache .ruff_cache .hypothesis snnkernels/_core.*
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
