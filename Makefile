@@ -12,8 +12,10 @@ STAMP := $(VENV)/made
 BIN   := $(abspath $(VENV))/bin
 PY    := $(BIN)/python
 
+CPP_FILES = git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh'
+
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test pytest ctest lint format bench gpu docs clean
+.PHONY: help venv build demo test pytest ctest lint format bench peers gpu docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -24,9 +26,9 @@ help:  ## this list
 
 define build
 	dir=build/$$($(1) -c 'import sys; print(sys.implementation.cache_tag)') && \
-	generator=$$(command -v ninja >/dev/null && echo -GNinja || true) && \
-	cmake -S . -B $$dir $$generator -DPython_EXECUTABLE=$$($(1) -c 'import sys; print(sys.executable)') \
-	  $(CMAKE_ARGS) --log-level=WARNING >/dev/null && \
+	ninja=$$(command -v ninja || true) && \
+	cmake -S . -B $$dir $${ninja:+-GNinja -DCMAKE_MAKE_PROGRAM=$$ninja} \
+	  -DPython_EXECUTABLE=$$($(1) -c 'import sys; print(sys.executable)') $(CMAKE_ARGS) >/dev/null && \
 	cmake --build $$dir --parallel $(JOBS) && \
 	cmake --install $$dir --prefix . >/dev/null
 endef
@@ -34,7 +36,7 @@ endef
 $(STAMP): constraints.txt pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q -c constraints.txt pip setuptools wheel cmake ninja pybind11
+	$(PY) -m pip install -q -c constraints.txt setuptools wheel cmake ninja pybind11
 	$(PY) -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
 
@@ -63,18 +65,24 @@ pytest: build
 lint: $(STAMP)  ## ruff and clang-format, without changing a file
 	ruff check .
 	ruff format --check .
-	clang-format --dry-run -Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+	$(CPP_FILES) | xargs -r clang-format --dry-run -Werror
 
 format: $(STAMP)  ## what lint asks for, done
 	ruff check --fix .
 	ruff format .
-	clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+	$(CPP_FILES) | xargs -r clang-format -i
 
 bench: build  ## times every kernel; JSON and a table under bench/results/
 	$(PY) bench/kernels.py
 
+# --no-deps: spikingjelly asks for torchvision and torchaudio, of which no release loads beside the
+# pinned torch; its neurons do without.
+peers: $(STAMP)  ## installs the libraries that `make bench` compares with
+	$(PY) -m pip install -q -c constraints.txt --no-deps snntorch spikingjelly loguru
+
 gpu: PY := $(if $(wildcard $(STAMP)),$(PY),$(PYTHON))
 gpu: export PATH := $(if $(wildcard $(STAMP)),$(BIN):,)$(PATH)
+gpu: export PYTHONPATH := $(CURDIR)
 gpu:  ## all that a GPU is for, into OUT; installs nothing
 	@$(call build,$(PY))
 	$(PY) bench/gpu.py --out $(OUT)
