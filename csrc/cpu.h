@@ -1,0 +1,20 @@
+// The kernels of cpu_kernels.cpp, one namespace per instruction set.
+#pragma once
+
+#include "snncore.h"
+
+namespace snn {
+
+#define SNN_DECLARE(ISA)                       \
+  namespace ISA {                              \
+  void neuron_forward(const NeuronForward&);   \
+  void neuron_backward(const NeuronBackward&); \
+  }
+SNN_DECLARE(baseline)
+#if defined(SNN_X86)
+SNN_DECLARE(avx2)
+SNN_DECLARE(avx512)
+#endif
+#undef SNN_DECLARE
+
+}  // namespace snn

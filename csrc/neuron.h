@@ -1,0 +1,112 @@
+// THE equations of the neuron and its surrogates, for every compiler: g++, nvcc, NVRTC.
+//
+// F is a float or a vector of floats; M is what comparing two F gives (bool or a mask). Everything
+// here is written once for both: selects instead of branches on data, one rounding per operation
+// (contraction is off in all builds), and no #include, so that NVRTC needs no include path.
+// snnkernels/reference.py and snnkernels/backends/triton.py mirror this file.
+#pragma once
+
+#if defined(__CUDACC__)
+#define SNN_HD __host__ __device__ __forceinline__
+#else
+#define SNN_HD inline __attribute__((always_inline))
+#endif
+
+namespace snn {
+
+// The policy of a neuron. An enum with one value marks a place where other libraries' neurons
+// differ in the order of operations.
+enum class Charge : int { decay };            // h = decay * v + x
+enum class Compare : int { greater_equal };   // fires where h >= v_threshold
+enum class Spikes : int { single };           // 0 or 1 a step
+enum class When : int { now };                // resets in the step of the spike
+enum class Reset : int { hard, soft, none };  // v_reset where s; h - v_threshold * s; h
+enum class Surrogate : int { triangle, rectangle, gaussian, atan, sigmoid, fast_sigmoid };
+
+SNN_HD float select(bool m, float a, float b) { return m ? a : b; }
+SNN_HD float absolute(float a) { return a < 0 ? -a : a; }
+SNN_HD float exponential(float a) { return __builtin_expf(a); }
+
+// ds/dh at u = h - v_threshold. p and q are Surrogate.constants() of snnkernels/surrogates.py.
+template <class F>
+SNN_HD F surrogate_grad(Surrogate kind, F u, F p, F q) {
+  const F one(1.0f), zero(0.0f);
+  switch (kind) {
+    case Surrogate::triangle: {  // p * max(0, 1 - |u| q), q = 1 / width
+      const F m = one - absolute(u) * q;
+      return select(m > zero, m, zero) * p;
+    }
+    case Surrogate::rectangle:  // p where |u| < q
+      return select(absolute(u) < q, p, zero);
+    case Surrogate::gaussian:  // p * exp(q u^2), q = -1 / (2 sigma^2)
+      return exponential((u * u) * q) * p;
+    case Surrogate::atan: {  // p / (1 + (q u)^2)
+      const F z = u * q;
+      return p / (one + z * z);
+    }
+    case Surrogate::sigmoid: {  // p y (1 - y), y = 1 / (1 + exp(q u)), q = -p
+      const F y = one / (one + exponential(u * q));
+      return (y * p) * (one - y);
+    }
+    default: {  // fast sigmoid: 1 / (1 + p |u|)^2
+      const F d = one + absolute(u) * p;
+      return one / (d * d);
+    }
+  }
+}
+
+template <class F>
+SNN_HD F charge(F decay, F v, F x) {
+  return decay * v + x;
+}
+
+template <class F>
+SNN_HD auto fire(F h, F theta) -> decltype(h >= theta) {
+  return h >= theta;
+}
+
+template <Reset R, class F, class M>
+SNN_HD F reset(F h, M s, F theta, F v_reset) {
+  if (R == Reset::hard) return select(s, v_reset, h);
+  if (R == Reset::soft) return h - theta * select(s, F(1.0f), F(0.0f));
+  return h;
+}
+
+// Steps that a neuron still has to wait after this one: `period` after a spike.
+template <class F, class M>
+SNN_HD F wait_after(F wait, M s, F period) {
+  const F zero(0.0f), left = wait - F(1.0f);
+  return select(s, period, select(left < zero, zero, left));
+}
+
+// One step of the adjoint: from gradients on s[t], h[t] and v[t] to those on x[t] and v[t-1].
+template <class F>
+struct StepBack {
+  F dx;      // = dh[t]
+  F dv;      // on v[t-1]
+  F dtheta;  // this step's term
+  F ddecay;  // this step's term, given v[t-1]
+};
+
+// carried: false where nothing arrives on v[t] (the last step of a call whose state got no
+// gradient). Its terms are then -0.0, which added to any number changes no bit of it.
+template <Reset R, bool Detach, class F, class M>
+SNN_HD StepBack<F> step_back(F ds, F dh, bool recorded, F dv, bool carried, F h, M s, M live, F f,
+                             F v_before, F decay, F theta, F v_reset) {
+  const F none(-0.0f), zero(0.0f);
+  if (!Detach && R != Reset::none && carried)
+    ds = R == Reset::hard ? ds + dv * (v_reset - h) : ds - dv * theta;
+  F through = none;
+  if (carried) through = R == Reset::hard ? select(s, zero, dv) : dv;
+  if (recorded) through = dh + through;
+  const F fired = select(live, ds * f, zero);
+  StepBack<F> out;
+  out.dx = through + fired;
+  out.dtheta = zero - fired;
+  if (R == Reset::soft && carried) out.dtheta = out.dtheta - select(s, dv, zero);
+  out.ddecay = out.dx * v_before;
+  out.dv = out.dx * decay;
+  return out;
+}
+
+}  // namespace snn

@@ -1,0 +1,99 @@
+// The C++ API of the core: pointers and sizes in, buffers filled. No torch, no Python, and no
+// allocation: whoever calls owns every buffer, scratch included.
+//
+//   T  time steps
+//   M  neurons = O * I, numbered in memory order: m = o * I + i, i side by side in memory
+//   C  channels: neuron m has channel (m / channel_inner) % C
+//   K  steps between two checkpoints of the state
+//
+// Element (o, t, i) of a sequence lies at o * outer + t * time + i * inner elements.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "neuron.h"
+
+namespace snn {
+
+enum class Dtype : int { float32, bfloat16, float16 };
+
+template <class Pointer>
+struct Sequence {
+  Pointer p;  // nullptr: absent
+  int64_t outer, time;
+  int64_t inner;  // 1, or 0 where one value stands for a whole row
+};
+using Input = Sequence<const void*>;
+using Output = Sequence<void*>;  // inner is 1
+
+struct Coefficient {
+  const float* p;  // [count]; nullptr: value holds
+  int64_t count;   // 1, or C: one per channel
+  float value;
+
+  float shared() const { return p ? *p : value; }
+};
+
+// What a call computes; shared by forward and backward.
+struct Problem {
+  int64_t T, O, I, C, channel_inner;
+  Dtype dtype;  // of x, s and their gradients; all else is float32
+  Charge charge;
+  Compare compare;
+  Spikes spikes;
+  When when;
+  Reset reset;
+  bool detach_reset;
+  Surrogate surrogate;
+  int64_t K;  // 0: keep no checkpoints
+  float surrogate_p, surrogate_q, v_reset;
+  float refractory;  // steps; 0: none
+  Coefficient decay, v_threshold;
+  Input x;             // dtype
+  const float* v0;     // [M] before the first step; nullptr: zero
+  const float* wait0;  // [M] steps still to wait; nullptr: zero
+  int threads;
+};
+
+struct NeuronForward {
+  Problem problem;
+  Output s;            // dtype
+  Output h;            // float32; p == nullptr: not recorded
+  float* v;            // [M] after the last step
+  float* wait;         // [M], where refractory > 0
+  float* checkpoints;  // [(T - 1) / K, S, M]: the state before step K, 2K, ...; S rows: v, then
+                       // wait where refractory > 0
+};
+
+struct NeuronBackward {
+  Problem problem;
+  const float* checkpoints;  // as written by the forward call
+  Input ds;                  // dtype; p == nullptr: zero
+  Input dh;                  // float32; gradient on the recorded h
+  const float* dv;           // [M] on the state after the last step; nullptr: nothing arrives
+  Output dx;                 // dtype; p == nullptr: not wanted
+  float* dv0;                // [M]; nullptr: not wanted
+  float* ddecay_per_neuron;  // [M] summed over time; nullptr: not wanted
+  float* dv_threshold_per_neuron;
+};
+
+void neuron_forward(const NeuronForward& call);
+void neuron_backward(const NeuronBackward& call);
+
+// out[c] = sum over the neurons of channel c, in float64 and in an order that depends on neither
+// the threads nor the ISA. scratch: [REDUCE_BLOCKS, C].
+constexpr int REDUCE_BLOCKS = 64;
+void reduce_channels(const float* per_neuron, int64_t M, int64_t C, int64_t channel_inner,
+                     double* scratch, float* out, int threads);
+
+// The instruction sets that this build holds and this machine runs, best first, separated by
+// spaces; the kernels use the first one, or the one set here (nullptr: the first again). Returns
+// false where the name is not among them.
+const char* available_isas();
+bool use_isa(const char* name);
+
+// Ask for huge pages behind a fresh buffer: faulting in 4 KiB pages costs more than the kernels do.
+void advise_huge_pages(void* p, size_t bytes);
+
+}  // namespace snn

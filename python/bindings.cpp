@@ -1,0 +1,127 @@
+// pybind11 module snnkernels._core: addresses and sizes in, no tensors.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <tuple>
+
+#include "snncore.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using Address = uintptr_t;
+using Rows = std::array<int64_t, 4>;  // address, outer, time, inner
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+snn::Input input(const Rows& a) {
+  return {at<const void>(static_cast<Address>(a[0])), a[1], a[2], a[3]};
+}
+snn::Output output(const Rows& a) {
+  return {at<void>(static_cast<Address>(a[0])), a[1], a[2], a[3]};
+}
+
+// Where a coefficient lies (0: nowhere, the value holds), how many there are, and the value.
+using Coefficient = std::tuple<Address, int64_t, double>;
+
+snn::Coefficient coefficient(const Coefficient& a) {
+  return {at<const float>(std::get<0>(a)), std::get<1>(a), static_cast<float>(std::get<2>(a))};
+}
+
+using Shape = std::array<int64_t, 6>;    // T, O, I, C, channel_inner, dtype
+using Options = std::array<int64_t, 9>;  // as OPTIONS below
+using Numbers = std::array<double, 3>;   // v_reset and the surrogate's two constants
+using State = std::array<Address, 2>;    // v, wait
+
+const char* const OPTIONS[] = {"charge",    "compare",    "spikes",
+                               "when",      "reset",      "detach_reset",
+                               "surrogate", "refractory", "checkpoint_every"};
+
+snn::Problem problem(const Shape& shape, const Options& options, const Numbers& numbers,
+                     const Coefficient& decay, const Coefficient& v_threshold, const Rows& x,
+                     const State& state, int threads) {
+  snn::Problem q{};
+  q.T = shape[0], q.O = shape[1], q.I = shape[2], q.C = shape[3], q.channel_inner = shape[4];
+  q.dtype = static_cast<snn::Dtype>(shape[5]);
+  q.charge = static_cast<snn::Charge>(options[0]);
+  q.compare = static_cast<snn::Compare>(options[1]);
+  q.spikes = static_cast<snn::Spikes>(options[2]);
+  q.when = static_cast<snn::When>(options[3]);
+  q.reset = static_cast<snn::Reset>(options[4]);
+  q.detach_reset = options[5] != 0;
+  q.surrogate = static_cast<snn::Surrogate>(options[6]);
+  q.refractory = static_cast<float>(options[7]);
+  q.K = options[8];
+  q.v_reset = static_cast<float>(numbers[0]);
+  q.surrogate_p = static_cast<float>(numbers[1]);
+  q.surrogate_q = static_cast<float>(numbers[2]);
+  q.decay = coefficient(decay);
+  q.v_threshold = coefficient(v_threshold);
+  q.x = input(x);
+  q.v0 = at<const float>(state[0]);
+  q.wait0 = at<const float>(state[1]);
+  q.threads = threads;
+  return q;
+}
+
+void forward(const Shape& shape, const Options& options, const Numbers& numbers,
+             const Coefficient& decay, const Coefficient& v_threshold, const Rows& x,
+             const State& state, int threads, const Rows& s, const Rows& h, const State& state_out,
+             Address checkpoints) {
+  snn::NeuronForward a{};
+  a.problem = problem(shape, options, numbers, decay, v_threshold, x, state, threads);
+  a.s = output(s);
+  a.h = output(h);
+  a.v = at<float>(state_out[0]);
+  a.wait = at<float>(state_out[1]);
+  a.checkpoints = at<float>(checkpoints);
+  py::gil_scoped_release release;
+  snn::neuron_forward(a);
+}
+
+void backward(const Shape& shape, const Options& options, const Numbers& numbers,
+              const Coefficient& decay, const Coefficient& v_threshold, const Rows& x,
+              const State& state, int threads, Address checkpoints, const Rows& ds, const Rows& dh,
+              Address dv, const Rows& dx, Address dv0, Address ddecay, Address dv_threshold) {
+  snn::NeuronBackward a{};
+  a.problem = problem(shape, options, numbers, decay, v_threshold, x, state, threads);
+  a.checkpoints = at<const float>(checkpoints);
+  a.ds = input(ds);
+  a.dh = input(dh);
+  a.dv = at<const float>(dv);
+  a.dx = output(dx);
+  a.dv0 = at<float>(dv0);
+  a.ddecay_per_neuron = at<float>(ddecay);
+  a.dv_threshold_per_neuron = at<float>(dv_threshold);
+  py::gil_scoped_release release;
+  snn::neuron_backward(a);
+}
+
+void reduce_channels(Address per_neuron, int64_t M, int64_t C, int64_t channel_inner,
+                     Address scratch, Address out, int threads) {
+  py::gil_scoped_release release;
+  snn::reduce_channels(at<const float>(per_neuron), M, C, channel_inner, at<double>(scratch),
+                       at<float>(out), threads);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The C++ core of snnkernels: see csrc/snncore.h.";
+  py::list options;
+  for (const char* name : OPTIONS) options.append(name);
+  m.attr("OPTIONS") = py::tuple(options);
+  m.attr("REDUCE_BLOCKS") = snn::REDUCE_BLOCKS;
+  m.def("neuron_forward", &forward);
+  m.def("neuron_backward", &backward);
+  m.def("reduce_channels", &reduce_channels);
+  m.def("available_isas", &snn::available_isas);
+  m.def("use_isa", &snn::use_isa, py::arg("name").none(true));
+  m.def("advise_huge_pages",
+        [](Address p, size_t bytes) { snn::advise_huge_pages(at<void>(p), bytes); });
+}

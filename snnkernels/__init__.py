@@ -1,0 +1,29 @@
+"""Fused kernels for spiking neural networks: the whole time loop of a neuron layer in one pass."""
+
+from snnkernels.backends import available_backends
+from snnkernels.ops import lif
+from snnkernels.state import State
+from snnkernels.surrogates import (
+    ATan,
+    FastSigmoid,
+    Gaussian,
+    Rectangle,
+    Sigmoid,
+    Surrogate,
+    Triangle,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ATan",
+    "FastSigmoid",
+    "Gaussian",
+    "Rectangle",
+    "Sigmoid",
+    "State",
+    "Surrogate",
+    "Triangle",
+    "available_backends",
+    "lif",
+]

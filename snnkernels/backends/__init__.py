@@ -1,0 +1,74 @@
+"""The backends of the neuron op: one module each, with the same two functions.
+
+``neuron_forward`` and ``neuron_backward`` fill the buffers they are given and allocate nothing that
+outlives the call. Backend "torch" is ``snnkernels.reference`` and has no module here.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+
+import torch
+
+BACKENDS = ("torch", "cpp", "triton")
+
+# What "auto" tries on each kind of device, best first.
+PREFERENCE = {"cpu": ("cpp", "torch"), "cuda": ("triton", "torch")}
+
+
+@lru_cache
+def load(name: str) -> ModuleType:
+    """The module of a backend with kernels ("cpp", "triton")."""
+    return import_module(f"snnkernels.backends.{name}")
+
+
+@lru_cache
+def why_unavailable(name: str, device_type: str) -> str | None:
+    """None where the backend can run on that kind of device, else the reason, as a sentence."""
+    if name not in BACKENDS:
+        return f"there is no backend {name!r}; the backends are {', '.join(BACKENDS)}"
+    if name == "torch":
+        return None
+    try:
+        module = load(name)
+    except ImportError as error:
+        return f"backend {name!r} is not installed: {error}"
+    return module.why_unavailable(device_type)
+
+
+def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
+    """The backends that work on a device, fastest first.
+
+    Args:
+        device: a device or its name. Default: "cpu".
+
+    Returns:
+        Names that ``backend=`` takes on that device; the first one is what "auto" takes.
+    """
+    kind = torch.device(device).type
+    preferred = PREFERENCE.get(kind, ("torch",))
+    names = sorted(BACKENDS, key=lambda n: preferred.index(n) if n in preferred else len(preferred))
+    return tuple(name for name in names if why_unavailable(name, kind) is None)
+
+
+@lru_cache
+def choose(name: str, device_type: str, dtype: torch.dtype) -> str:
+    """The backend to run: ``name`` itself or an error, or the preferred one for "auto"."""
+    if name == "auto":
+        if dtype == torch.float64:
+            return "torch"  # the kernels hold float32
+        candidates = PREFERENCE.get(device_type, ("torch",))
+        return next(n for n in candidates if why_unavailable(n, device_type) is None)
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}; got {name!r}")
+    reason = why_unavailable(name, device_type)
+    if reason is not None:
+        raise RuntimeError(f"backend={name!r} cannot run on device {device_type!r}: {reason}")
+    if dtype == torch.float64 and name != "torch":
+        raise TypeError(
+            f"x has dtype float64, which backend {name!r} does not take; "
+            "use backend='torch', or float32, bfloat16 or float16 input"
+        )
+    return name

@@ -1,0 +1,140 @@
+"""The neuron in plain PyTorch: the definition that every kernel must reproduce bit for bit.
+
+One step of one neuron (design and order of operations are the contract; ``csrc/neuron.h`` and
+``backends/triton.py`` mirror them)::
+
+    charge    h[t] = (decay * v[t-1]) + x[t]
+    fire      s[t] = 1 if h[t] >= v_threshold and not refractory, else 0
+    reset     v[t] = hard: v_reset where s, else h;  soft: h - v_threshold * s;  none: h
+
+Every product and every sum is rounded by itself, in float32 (float64 for float64 input). This is
+also the backend "torch": the loop over time that everybody writes, with its memory and its speed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snnkernels.state import State
+from snnkernels.surrogates import Surrogate
+
+
+def _sum_to(gradient: Tensor, like: Tensor) -> Tensor:
+    return gradient.sum_to_size(like.shape) if gradient.shape != like.shape else gradient
+
+
+class Fire(torch.autograd.Function):
+    """``(h >= theta) & live`` with the surrogate's derivative in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, h: Tensor, theta: Tensor, live: Tensor | None, surrogate: Surrogate):
+        ctx.save_for_backward(h, theta, live)
+        ctx.surrogate = surrogate
+        fired = h >= theta
+        return (fired if live is None else fired & live).to(h.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g: Tensor):
+        h, theta, live = ctx.saved_tensors
+        dh = g * ctx.surrogate.derivative(h - theta)
+        if live is not None:
+            dh = torch.where(live, dh, 0.0)
+        return dh, _sum_to(-dh, theta) if ctx.needs_input_grad[1] else None, None, None
+
+
+class HardReset(torch.autograd.Function):
+    """``v_reset where r > 0, else h``; its derivative by r is that of ``(1 - r) h + r v_reset``."""
+
+    @staticmethod
+    def forward(ctx, h: Tensor, r: Tensor, v_reset: float):
+        ctx.save_for_backward(h, r)
+        ctx.v_reset = v_reset
+        return torch.where(r > 0, v_reset, h)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g: Tensor):
+        h, r = ctx.saved_tensors
+        dr = g * (ctx.v_reset - h) if ctx.needs_input_grad[1] else None
+        return torch.where(r > 0, 0.0, g), dr, None
+
+
+def _coefficient(value: float | Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float, 0-d tensor or [C] tensor as a tensor that broadcasts against x[t] = [N, C, *]."""
+    value = torch.as_tensor(value, dtype=dtype, device=x.device)
+    return value if value.ndim == 0 else value.view(-1, *[1] * (x.ndim - 3))
+
+
+def lif(
+    x: Tensor,
+    state: State,
+    *,
+    decay: float | Tensor,
+    v_threshold: float | Tensor,
+    v_reset: float,
+    reset: str,
+    detach_reset: bool,
+    refractory: int,
+    surrogate: Surrogate,
+    record: str | None,
+    smooth: bool = False,
+) -> tuple[Tensor, State, Tensor | None]:
+    """The loop over time. Arguments as in `snnkernels.lif`, already checked.
+
+    Args:
+        x: `[T, N, *]`.
+        state: v and, where refractory > 0, the steps that each neuron still has to wait.
+        decay: see `snnkernels.lif`, as the following arguments.
+        v_threshold: as there.
+        v_reset: as there.
+        reset: as there.
+        detach_reset: as there.
+        refractory: as there.
+        surrogate: as there.
+        record: as there.
+        smooth: replace the spike by the surrogate's primitive and the select of the hard reset by
+            ``(1 - s) h + s v_reset``, so that the whole is differentiable (for gradcheck).
+
+    Returns:
+        s in x's dtype and strides, the state after the last step, h or None.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    a = _coefficient(decay, x, dtype)
+    theta = _coefficient(v_threshold, x, dtype)
+    v = torch.zeros(x.shape[1:], dtype=dtype, device=x.device) if state.v is None else state.v
+    wait = state.refractory
+    if refractory and wait is None:
+        wait = torch.zeros_like(v)
+    spikes, potentials = [], []
+    for x_t in x.unbind(0):
+        h = a * v + x_t.to(dtype)
+        live = wait <= 0 if refractory else None
+        s = surrogate.primitive(h - theta) if smooth else Fire.apply(h, theta, live, surrogate)
+        r = s.detach() if detach_reset else s
+        if reset == "hard":
+            v = (1 - r) * h + r * v_reset if smooth else HardReset.apply(h, r, v_reset)
+        elif reset == "soft":
+            v = h - theta * r
+        else:
+            v = h
+        if refractory:
+            wait = torch.where(s.detach() > 0, float(refractory), (wait - 1).clamp(min=0))
+        spikes.append(s)
+        if record == "h":
+            potentials.append(h)
+    s_seq = _stack(spikes, x).to(x.dtype)
+    h_seq = _stack(potentials, x) if record == "h" else None
+    return s_seq, State(v=v, refractory=wait if refractory else None), h_seq
+
+
+def _stack(steps: list[Tensor], like: Tensor) -> Tensor:
+    """The steps as one tensor with the memory order of ``like``."""
+    if not steps:
+        return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
+    out = torch.stack(steps)
+    strides = torch.empty_like(like, device="meta").stride()
+    if out.stride() == strides:
+        return out
+    return torch.empty_like(like, dtype=out.dtype).copy_(out)

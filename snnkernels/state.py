@@ -1,0 +1,27 @@
+"""The state that a neuron carries from one step, and from one call, to the next."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class State(NamedTuple):
+    """What a layer of neurons remembers; parts that a neuron does not have are None.
+
+    Running T1 steps, handing the state over and running T2 more gives the bits of T1 + T2 steps.
+
+    Attributes:
+        v: membrane potential after the reset, shape of one step of the input `[N, *]`, float32
+            (float64 for float64 input). Carries a gradient.
+        refractory: steps that each neuron still has to wait before it may fire, same shape,
+            float32 holding whole numbers; None without a refractory period. No gradient.
+    """
+
+    v: Tensor | None = None
+    refractory: Tensor | None = None
+
+    def detach(self) -> State:
+        """The same values, cut from the graph (truncated back-propagation through time)."""
+        return State(*(None if part is None else part.detach() for part in self))
