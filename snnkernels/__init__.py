@@ -1,6 +1,7 @@
 """Fused kernels for spiking neural networks: the whole time loop of a neuron layer in one pass."""
 
 from snnkernels.backends import available_backends
+from snnkernels.layers import LIF, LeakyReadout, OverTime, detach, reset
 from snnkernels.ops import lif
 from snnkernels.state import State
 from snnkernels.surrogates import (
@@ -19,11 +20,16 @@ __all__ = [
     "ATan",
     "FastSigmoid",
     "Gaussian",
+    "LIF",
+    "LeakyReadout",
+    "OverTime",
     "Rectangle",
     "Sigmoid",
     "State",
     "Surrogate",
     "Triangle",
     "available_backends",
+    "detach",
     "lif",
+    "reset",
 ]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from snnkernels import reference
-from snnkernels.backends import BACKENDS, choose, load
+from snnkernels.backends import choose, load
 from snnkernels.layout import common_layout, empty_rows, lay_out_like
 from snnkernels.state import State
 from snnkernels.surrogates import SURROGATES, Surrogate, Triangle
