@@ -18,6 +18,7 @@ struct Isa {
   bool (*runs)();
   void (*forward)(const NeuronForward&);
   void (*backward)(const NeuronBackward&);
+  void (*stream)(float*, const float*, const float*, int64_t, int);
 };
 
 const Isa ISAS[] = {
@@ -27,11 +28,12 @@ const Isa ISAS[] = {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
      },
-     avx512::neuron_forward, avx512::neuron_backward},
+     avx512::neuron_forward, avx512::neuron_backward, avx512::stream},
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); },
-     avx2::neuron_forward, avx2::neuron_backward},
+     avx2::neuron_forward, avx2::neuron_backward, avx2::stream},
 #endif
-    {"baseline", [] { return true; }, baseline::neuron_forward, baseline::neuron_backward},
+    {"baseline", [] { return true; }, baseline::neuron_forward, baseline::neuron_backward,
+     baseline::stream},
 };
 
 const Isa* best_isa() {
@@ -47,6 +49,9 @@ std::atomic<const Isa*> chosen{best_isa()};
 
 void neuron_forward(const NeuronForward& call) { chosen.load()->forward(call); }
 void neuron_backward(const NeuronBackward& call) { chosen.load()->backward(call); }
+void stream(float* to, const float* a, const float* b, int64_t count, int threads) {
+  chosen.load()->stream(to, a, b, count, threads);
+}
 
 const char* available_isas() {
   static const std::string names = [] {

@@ -5,10 +5,11 @@
 
 namespace snn {
 
-#define SNN_DECLARE(ISA)                       \
-  namespace ISA {                              \
-  void neuron_forward(const NeuronForward&);   \
-  void neuron_backward(const NeuronBackward&); \
+#define SNN_DECLARE(ISA)                                                       \
+  namespace ISA {                                                              \
+  void neuron_forward(const NeuronForward&);                                   \
+  void neuron_backward(const NeuronBackward&);                                 \
+  void stream(float*, const float*, const float*, int64_t count, int threads); \
   }
 SNN_DECLARE(baseline)
 #if defined(SNN_X86)

@@ -381,5 +381,23 @@ void neuron_backward(const NeuronBackward& a) {
   });
 }
 
+void stream(float* to, const float* a, const float* b, int64_t count, int threads) {
+  constexpr int64_t BLOCK = 4096;
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for schedule(static)
+    for (int64_t k = 0; k < count; k += BLOCK) {
+      for_vectors(static_cast<int>(smaller(BLOCK, count - k)), [&](int j, auto full) {
+        constexpr bool FULL = decltype(full)::value;
+        const int left = static_cast<int>(smaller(BLOCK, count - k)) - j;
+        Vec sum = read<FULL>(a + k + j, left);
+        if (b) sum = sum + read<FULL>(b + k + j, left);
+        write<true, FULL>(to + k + j, sum, left);
+      });
+    }
+    fence_streams();
+  }
+}
+
 }  // namespace SNN_ISA
 }  // namespace snn

@@ -81,6 +81,10 @@ struct NeuronBackward {
 void neuron_forward(const NeuronForward& call);
 void neuron_backward(const NeuronBackward& call);
 
+// The ceilings that the kernels are measured against, by the same stores past the caches:
+// to[k] = a[k], and to[k] = a[k] + b[k] where b is not nullptr. Pointers aligned to 64 bytes.
+void stream(float* to, const float* a, const float* b, int64_t count, int threads);
+
 // out[c] = sum over the neurons of channel c, in float64 and in an order that depends on neither
 // the threads nor the ISA. scratch: [REDUCE_BLOCKS, C].
 constexpr int REDUCE_BLOCKS = 64;

@@ -109,6 +109,11 @@ void reduce_channels(Address per_neuron, int64_t M, int64_t C, int64_t channel_i
                        at<float>(out), threads);
 }
 
+void stream(Address to, Address a, Address b, int64_t count, int threads) {
+  py::gil_scoped_release release;
+  snn::stream(at<float>(to), at<const float>(a), at<const float>(b), count, threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -120,6 +125,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("neuron_forward", &forward);
   m.def("neuron_backward", &backward);
   m.def("reduce_channels", &reduce_channels);
+  m.def("stream", &stream, py::arg("to"), py::arg("a"), py::arg("b"), py::arg("count"),
+        py::arg("threads"));
   m.def("available_isas", &snn::available_isas);
   m.def("use_isa", &snn::use_isa, py::arg("name").none(true));
   m.def("advise_huge_pages",

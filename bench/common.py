@@ -1,0 +1,125 @@
+"""What every benchmark shares: the machine's description, interleaved timing, JSON and tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def _find(path: str, pattern: str) -> str | None:
+    try:
+        match = re.search(pattern, Path(path).read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return match.group(1).strip() if match else None
+
+
+def _output(*command: str) -> str | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def machine() -> dict:
+    """The machine and the software that a result belongs to."""
+    try:
+        import triton
+
+        triton_version = triton.__version__
+    except ImportError:
+        triton_version = None
+    about = {
+        "cpu": _find("/proc/cpuinfo", r"model name\s*:\s*(.*)") or platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "huge_pages": _find("/sys/kernel/mm/transparent_hugepage/enabled", r"\[(\w+)\]"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": triton_version,
+        "commit": _output("git", "-C", str(RESULTS.parent), "rev-parse", "--short=12", "HEAD"),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    if torch.cuda.is_available():
+        about |= {
+            "gpu": torch.cuda.get_device_properties(0).name,
+            "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+            "cuda": torch.version.cuda,
+        }
+    return about
+
+
+def interleave(
+    functions: dict[str, Callable[[], object]], seconds: float = 2.0, least: int = 5
+) -> dict[str, list[float]]:
+    """Time functions in turns, so that a change of the machine's mood meets all of them.
+
+    Args:
+        functions: by name; each runs once per round, after one round that is not counted.
+        seconds: how long to go on.
+        least: rounds at the least.
+
+    Returns:
+        Seconds of every run, by name; the k-th entries belong to the same round.
+    """
+    for function in functions.values():
+        function()
+    runs: dict[str, list[float]] = {name: [] for name in functions}
+    end = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < least or time.perf_counter() < end:
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            runs[name].append(time.perf_counter() - start)
+        rounds += 1
+    return runs
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    """The median over rounds of how many times as long the first takes as the second."""
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def median_ms(runs: list[float]) -> float:
+    """The median, in milliseconds."""
+    return statistics.median(runs) * 1e3
+
+
+def markdown(rows: list[dict]) -> str:
+    """Rows with the same keys as a Markdown table."""
+    keys = list(rows[0])
+    lines = [" | ".join(keys), " | ".join("---" for _ in keys)]
+    lines += [" | ".join(_show(row[key]) for key in keys) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return str(value)
+
+
+def save(name: str, command: str, results: object, out: Path | None = None) -> Path:
+    """Write ``<name>-<machine>.json`` with the machine and the command beside the results."""
+    about = machine()
+    slug = re.sub(r"[^a-z0-9]+", "-", (about.get("gpu") or about["cpu"] or "cpu").lower())
+    path = (out or RESULTS) / f"{name}-{slug.strip('-')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps({"machine": about, "command": command, "results": results}, indent=1) + "\n"
+    )
+    return path
