@@ -17,8 +17,10 @@ namespace snn {
 namespace SNN_ISA {
 namespace {
 
-constexpr int FORWARD_TILE = 2048, BACKWARD_TILE = 512, MAX_K = 16;
-constexpr size_t STREAM_BYTES = size_t(1) << 20;  // outputs from here on do not fit the caches
+// A tile's rows fit the L1 cache (forward: v) or the L2 cache (backward: K rows of h).
+constexpr int FORWARD_TILE = 2048, BACKWARD_TILE = 1024, MAX_K = 16;
+constexpr int AHEAD = 2;                          // rows that are prefetched ahead
+constexpr size_t STREAM_BYTES = size_t(1) << 18;  // outputs from here on do not fit the caches
 
 template <class T>
 SNN_HD T smaller(T a, T b) {
@@ -30,85 +32,76 @@ SNN_HD void fill(T* to, int n, T value) {
   for (int j = 0; j < n; ++j) to[j] = value;
 }
 
-// Runs body(j, full) over n neurons: full vectors, then once a partial one of n % LANES.
-template <class Body>
-SNN_HD void for_vectors(int n, Body body) {
-  int j = 0;
-  for (; j + LANES <= n; j += LANES) body(j, std::true_type());
-  if (j < n) body(j, std::false_type());
-}
-
-template <bool FULL, class IO>
-SNN_HD Vec read(const IO* p, int count) {
-  if (FULL) return widen(p);
-  alignas(64) IO part[LANES] = {};
-  std::memcpy(part, p, count * sizeof(IO));
-  return widen(part);
-}
-
-template <bool STREAM, bool FULL, class IO>
-SNN_HD void write(IO* p, Vec a, int count) {
-  if (FULL) return put<STREAM>(p, a);
-  alignas(64) IO part[LANES];
-  put<false>(part, a);
-  std::memcpy(p, part, count * sizeof(IO));
-}
-
 // Copy past the caches to a destination of any alignment.
-void stream_bytes(char* to, const char* from, size_t bytes) {
+SNN_HD void stream_bytes(char* to, const char* from, size_t bytes) {
   constexpr size_t STEP = LANES * sizeof(float);
   const size_t head = smaller(bytes, (STEP - reinterpret_cast<uintptr_t>(to) % STEP) % STEP);
   std::memcpy(to, from, head);
   size_t k = head;
   for (; k + STEP <= bytes; k += STEP) {
-    put<true>(reinterpret_cast<float*>(to + k),
-              Vec::load(reinterpret_cast<const float*>(from + k)));
+    put(reinterpret_cast<float*>(to + k), Vec::load(reinterpret_cast<const float*>(from + k)),
+        true);
   }
   std::memcpy(to + k, from + k, bytes - k);
 }
 
-// The rows of one tile of a sequence. An input row of stride 0 becomes a row of equal values; an
-// output row that is not aligned goes through a buffer when it is streamed.
+// The rows of one tile of a sequence, as whole vectors: where n is not a multiple of LANES, where
+// one value stands for a row, or where a streamed row is not aligned, a row goes through a buffer.
 template <class IO, int TILE>
 struct InputRows {
   const IO* base;
   int64_t time, inner;
-  alignas(64) IO constant[TILE];
+  int n;
+  alignas(64) IO buffer[TILE];
 
-  void start(const Input& a, int64_t o, int64_t i0) {
+  SNN_HD void start(const Input& a, int64_t o, int64_t i0, int count) {
     base = a.p ? static_cast<const IO*>(a.p) + o * a.outer + i0 * a.inner : nullptr;
     time = a.time;
     inner = a.inner;
-    if (!base) std::memset(constant, 0, sizeof(constant));
+    n = count;
+    if (!base || n % LANES) std::memset(buffer, 0, sizeof(buffer));
   }
-  const IO* row(int64_t t, int n) {
-    if (!base) return constant;
+  SNN_HD const IO* row(int64_t t) {
+    if (!base) return buffer;
     const IO* p = base + t * time;
-    if (inner) return p;
-    const IO value = *p;
-    fill(constant, n, value);
-    return constant;
+    if (!inner) {
+      fill(buffer, n, *p);
+    } else if (n % LANES) {
+      std::memcpy(buffer, p, n * sizeof(IO));
+    } else {
+      return p;
+    }
+    return buffer;
   }
+  // An address to prefetch from; row t must exist.
+  SNN_HD const IO* ahead(int64_t t) const { return base && inner ? base + t * time : buffer; }
 };
 
-template <class IO, int TILE, bool STREAM>
+template <class IO, int TILE>
 struct OutputRows {
   IO* base;
   int64_t time;
-  bool direct;
+  int n;
+  bool stream, direct;
   alignas(64) IO buffer[TILE];
 
-  void start(const Output& a, int64_t o, int64_t i0) {
+  SNN_HD void start(const Output& a, int64_t o, int64_t i0, int count, bool past_caches) {
+    constexpr uintptr_t STEP = LANES * sizeof(IO);
     base = a.p ? static_cast<IO*>(a.p) + o * a.outer + i0 : nullptr;
     time = a.time;
-    constexpr uintptr_t STEP = LANES * sizeof(IO);
-    direct = reinterpret_cast<uintptr_t>(base) % STEP == 0 && (time * sizeof(IO)) % STEP == 0;
+    n = count;
+    const bool aligned = !(reinterpret_cast<uintptr_t>(base) % STEP || time * sizeof(IO) % STEP);
+    direct = n % LANES == 0 && (aligned || !past_caches);
+    stream = past_caches && direct;
   }
-  IO* row(int64_t t) { return !STREAM || direct ? base + t * time : buffer; }
-  void finish(int64_t t, int n) {
-    if (STREAM && !direct) {
-      stream_bytes(reinterpret_cast<char*>(base + t * time), reinterpret_cast<char*>(buffer),
-                   n * sizeof(IO));
+  SNN_HD IO* row(int64_t t) { return direct ? base + t * time : buffer; }
+  SNN_HD void finish(int64_t t, bool past_caches) {
+    if (direct) return;
+    char *to = reinterpret_cast<char*>(base + t * time), *from = reinterpret_cast<char*>(buffer);
+    if (past_caches) {
+      stream_bytes(to, from, n * sizeof(IO));
+    } else {
+      std::memcpy(to, from, n * sizeof(IO));
     }
   }
 };
@@ -161,54 +154,60 @@ void for_tiles(const Problem& q, Body body) {
   }
 }
 
+template <class IO>
+SNN_HD bool past_caches(const Problem& q) {
+  return q.T * q.O * q.I * sizeof(IO) > STREAM_BYTES;
+}
+
 // RARE: any of per-channel coefficients, refractory periods, recorded h, parameter gradients.
-template <class IO, Reset R, bool STREAM, bool RARE>
+template <class IO, Reset R, bool RARE>
 void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
+  constexpr int TILE = FORWARD_TILE + LANES;
   const Problem& q = a.problem;
-  const int64_t m0 = o * q.I + i0, M = q.O * q.I;
+  const int64_t m0 = o * q.I + i0, M = q.O * q.I, state_rows = q.refractory > 0 ? 2 : 1;
   const bool refractory = RARE && q.refractory > 0, record = RARE && a.h.p;
-  const Vec v_reset(q.v_reset), period(q.refractory), decay_all(q.decay.shared()),
+  const bool large = past_caches<IO>(q);
+  const Vec zero(0.0f), v_reset(q.v_reset), period(q.refractory), decay_all(q.decay.shared()),
       theta_all(q.v_threshold.shared());
-  alignas(64) float v[FORWARD_TILE + LANES], wait[RARE ? FORWARD_TILE + LANES : 1];
-  InputRows<IO, FORWARD_TILE + LANES> x;
-  OutputRows<IO, FORWARD_TILE + LANES, STREAM> s;
-  OutputRows<float, RARE ? FORWARD_TILE + LANES : 1, STREAM> h;
-  Coefficients<RARE ? FORWARD_TILE + LANES : 1> per_channel;
-  x.start(q.x, o, i0);
-  s.start(a.s, o, i0);
+  alignas(64) float v[TILE], wait[RARE ? TILE : 1];
+  InputRows<IO, TILE> x;
+  OutputRows<IO, TILE> s;
+  OutputRows<float, RARE ? TILE : 1> h;
+  Coefficients<RARE ? TILE : 1> per_channel;
+  x.start(q.x, o, i0, n);
+  s.start(a.s, o, i0, n, large);
   load_row(v, q.v0, m0, n);
   if (refractory) load_row(wait, q.wait0, m0, n);
   if (RARE) per_channel.start(q, m0, n);
-  if (record) h.start(a.h, o, i0);
+  if (record) h.start(a.h, o, i0, n, large);
 
-  const int64_t rows = refractory ? 2 : 1;
   for (int64_t t = 0; t < q.T; ++t) {
     if (q.K && t && t % q.K == 0) {
-      float* to = a.checkpoints + (t / q.K - 1) * rows * M + m0;
+      float* to = a.checkpoints + (t / q.K - 1) * state_rows * M + m0;
       std::memcpy(to, v, n * sizeof(float));
       if (refractory) std::memcpy(to + M, wait, n * sizeof(float));
     }
-    const IO *x_row = x.row(t, n), *x_next = x.base + (t + 1 < q.T ? (t + 1) * x.time : 0);
+    const IO *x_row = x.row(t), *x_next = x.ahead(smaller(t + AHEAD, q.T - 1));
     IO* s_row = s.row(t);
     float* h_row = record ? h.row(t) : nullptr;
-    for_vectors(n, [&](int j, auto full) {
-      constexpr bool FULL = decltype(full)::value;
-      if (FULL) prefetch(x_next + j);
+    const bool s_past = s.stream, h_past = record && h.stream;
+    for (int j = 0; j < n; j += LANES) {
+      prefetch(x_next + j);
       const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_all;
       const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_all;
-      const Vec h_t = charge(decay, Vec::load(v + j), read<FULL>(x_row + j, n - j));
+      const Vec h_t = charge(decay, Vec::load(v + j), widen(x_row + j));
       Mask fired = fire(h_t, theta);
       if (refractory) {
         const Vec w = Vec::load(wait + j);
-        fired = fired & (w <= Vec(0.0f));
+        fired = fired & (w <= zero);
         wait_after(w, fired, period).store(wait + j);
       }
       reset<R>(h_t, fired, theta, v_reset).store(v + j);
-      write<STREAM, FULL>(s_row + j, select(fired, Vec(1.0f), Vec(0.0f)), n - j);
-      if (record) write<STREAM, FULL>(h_row + j, h_t, n - j);
-    });
-    s.finish(t, n);
-    if (record) h.finish(t, n);
+      put_spikes(s_row + j, fired, s_past);
+      if (record) put(h_row + j, h_t, h_past);
+    }
+    s.finish(t, large);
+    if (record) h.finish(t, large);
   }
   std::memcpy(a.v + m0, v, n * sizeof(float));
   if (refractory) std::memcpy(a.wait + m0, wait, n * sizeof(float));
@@ -219,127 +218,150 @@ struct Sum {
   alignas(64) float chunk[BACKWARD_TILE + LANES];
   double total[BACKWARD_TILE];
 
-  void start(int n) { fill(total, n, 0.0); }
-  void start_chunk() { std::memset(chunk, 0, sizeof(chunk)); }
-  void add(int j, Vec term) { (Vec::load(chunk + j) + term).store(chunk + j); }
-  void end_chunk(int n) {
+  SNN_HD void start(int n) { fill(total, n, 0.0); }
+  SNN_HD void start_chunk() { std::memset(chunk, 0, sizeof(chunk)); }
+  SNN_HD void add(int j, Vec term) { (Vec::load(chunk + j) + term).store(chunk + j); }
+  SNN_HD void end_chunk(int n) {
     for (int j = 0; j < n; ++j) total[j] += chunk[j];
   }
-  void finish(float* to, int n) {
+  SNN_HD void finish(float* to, int n) {
     for (int j = 0; j < n; ++j) to[j] = static_cast<float>(total[j]);
   }
 };
 
-template <class IO, Reset R, bool DETACH, bool STREAM, bool RARE>
-void backward_tile(const NeuronBackward& a, int64_t o, int64_t i0, int n) {
-  constexpr int TILE = BACKWARD_TILE + LANES;
-  const Problem& q = a.problem;
-  const int64_t m0 = o * q.I + i0, M = q.O * q.I, rows = RARE && q.refractory > 0 ? 2 : 1;
-  const bool refractory = rows == 2, recorded = RARE && a.dh.p;
-  const bool want_decay = RARE && a.ddecay_per_neuron,
-             want_theta = RARE && a.dv_threshold_per_neuron;
-  const Vec zero(0.0f), v_reset(q.v_reset), period(q.refractory), decay_all(q.decay.shared()),
-      theta_all(q.v_threshold.shared()), surrogate_p(q.surrogate_p), surrogate_q(q.surrogate_q);
+template <class IO, Reset R, bool RARE>
+struct BackwardTile {
+  static constexpr int TILE = BACKWARD_TILE + LANES;
+  const NeuronBackward& a;
+  const Problem& q;
+  const int64_t o, i0;
+  const int n;
+  const int64_t m0 = o * q.I + i0, M = q.O * q.I, state_rows = q.refractory > 0 ? 2 : 1;
+  const bool refractory = RARE && q.refractory > 0, recorded = RARE && a.dh.p;
+  const bool want_decay = RARE && a.ddecay_per_neuron;
+  const bool want_theta = RARE && a.dv_threshold_per_neuron;
+  const bool large = past_caches<IO>(q);
+  const Vec v_reset_all{q.v_reset}, decay_all{q.decay.shared()}, theta_all{q.v_threshold.shared()};
   alignas(64) float tape[MAX_K][TILE], wait_tape[RARE ? MAX_K : 1][TILE];
   alignas(64) float v[TILE], v_start[RARE ? TILE : 1], dv[TILE];
   InputRows<IO, TILE> x, ds;
   InputRows<float, RARE ? TILE : 1> dh;
-  OutputRows<IO, TILE, STREAM> dx;
+  OutputRows<IO, TILE> dx;
   Coefficients<RARE ? TILE : 1> per_channel;
   Sum ddecay, dtheta;
-  x.start(q.x, o, i0);
-  ds.start(a.ds, o, i0);
-  dx.start(a.dx, o, i0);
-  load_row(dv, a.dv, m0, n);
-  if (RARE) per_channel.start(q, m0, n);
-  if (recorded) dh.start(a.dh, o, i0);
-  if (want_decay) ddecay.start(n);
-  if (want_theta) dtheta.start(n);
 
-  for (int64_t c = (q.T - 1) / q.K; c >= 0; --c) {
-    const int64_t t0 = c * q.K, t1 = smaller(q.T, t0 + q.K);
-    const float* from = c ? a.checkpoints + (c - 1) * rows * M : nullptr;
-    load_row(v, c ? from : q.v0, m0, n);
-    if (refractory) load_row(wait_tape[0], c ? from + M : q.wait0, m0, n);
-    if (want_decay) {
-      std::memcpy(v_start, v, n * sizeof(float));
-      ddecay.start_chunk();
-    }
-    if (want_theta) dtheta.start_chunk();
+  BackwardTile(const NeuronBackward& call, int64_t outer, int64_t first, int count)
+      : a(call), q(call.problem), o(outer), i0(first), n(count) {}
 
-    for (int64_t t = t0; t < t1; ++t) {  // h of the chunk, once more
-      const int64_t k = t - t0;
-      const IO *x_row = x.row(t, n), *x_next = x.base + (t + 1 < t1 ? (t + 1) * x.time : 0);
-      for_vectors(n, [&](int j, auto full) {
-        constexpr bool FULL = decltype(full)::value;
-        if (FULL) prefetch(x_next + j);
-        const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_all;
-        const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_all;
-        const Vec h_t = charge(decay, Vec::load(v + j), read<FULL>(x_row + j, n - j));
-        h_t.store(tape[k] + j);
-        Mask fired = fire(h_t, theta);
-        if (refractory) {
-          const Vec w = Vec::load(wait_tape[k] + j);
-          fired = fired & (w <= zero);
-          if (t + 1 < t1) wait_after(w, fired, period).store(wait_tape[k + 1] + j);
+  void run() {
+    x.start(q.x, o, i0, n);
+    ds.start(a.ds, o, i0, n);
+    dx.start(a.dx, o, i0, n, large);
+    load_row(dv, a.dv, m0, n);
+    if (RARE) per_channel.start(q, m0, n);
+    if (recorded) dh.start(a.dh, o, i0, n);
+    if (want_decay) ddecay.start(n);
+    if (want_theta) dtheta.start(n);
+    for (int64_t c = (q.T - 1) / q.K; c >= 0; --c) {
+      const int64_t t0 = c * q.K, t1 = smaller(q.T, t0 + q.K);
+      const float* from = c ? a.checkpoints + (c - 1) * state_rows * M : nullptr;
+      load_row(v, c ? from : q.v0, m0, n);
+      if (refractory) load_row(wait_tape[0], c ? from + M : q.wait0, m0, n);
+      if (want_decay) {
+        std::memcpy(v_start, v, n * sizeof(float));
+        ddecay.start_chunk();
+      }
+      if (want_theta) dtheta.start_chunk();
+      recompute(t0, t1);
+      for (int64_t t = t1 - 1; t >= t0; --t) {
+        if (RARE) {
+          adjoint(t, static_cast<int>(t - t0), q.surrogate);
+        } else {
+          with_surrogate(q.surrogate,
+                         [&](auto kind) { adjoint(t, static_cast<int>(t - t0), kind.value); });
         }
-        reset<R>(h_t, fired, theta, v_reset).store(v + j);
-      });
+      }
+      if (want_decay) ddecay.end_chunk(n);
+      if (want_theta) dtheta.end_chunk(n);
     }
-
-    for (int64_t t = t1 - 1; t >= t0; --t) {
-      const int64_t k = t - t0;
-      const bool carried = t + 1 < q.T || a.dv;
-      const IO *ds_row = ds.row(t, n),
-               *ds_next = ds.base ? ds.base + (t ? t - 1 : 0) * ds.time : ds_row;
-      const float* dh_row = recorded ? dh.row(t, n) : nullptr;
-      IO* dx_row = dx.row(t);
-      for_vectors(n, [&](int j, auto full) {
-        constexpr bool FULL = decltype(full)::value;
-        if (FULL) prefetch(ds_next + j);
-        const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_all;
-        const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_all;
-        const Vec h_t = Vec::load(tape[k] + j);
-        Mask live = zero <= zero, fired = fire(h_t, theta);
-        if (refractory) {
-          live = Vec::load(wait_tape[k] + j) <= zero;
-          fired = fired & live;
-        }
-        Vec v_before = zero;
-        if (want_decay) {
-          if (k == 0) {
-            v_before = Vec::load(v_start + j);
-          } else {
-            const Vec h_before = Vec::load(tape[k - 1] + j);
-            Mask fired_before = fire(h_before, theta);
-            if (refractory) fired_before = fired_before & (Vec::load(wait_tape[k - 1] + j) <= zero);
-            v_before = reset<R>(h_before, fired_before, theta, v_reset);
-          }
-        }
-        const Vec f = surrogate_grad(q.surrogate, h_t - theta, surrogate_p, surrogate_q);
-        const auto back = step_back<R, DETACH>(read<FULL>(ds_row + j, n - j),
-                                               recorded ? read<FULL>(dh_row + j, n - j) : zero,
-                                               recorded, Vec::load(dv + j), carried, h_t, fired,
-                                               live, f, v_before, decay, theta, v_reset);
-        back.dv.store(dv + j);
-        if (want_decay) ddecay.add(j, back.ddecay);
-        if (want_theta) dtheta.add(j, back.dtheta);
-        if (dx.base) write<STREAM, FULL>(dx_row + j, back.dx, n - j);
-      });
-      if (dx.base) dx.finish(t, n);
-    }
-    if (want_decay) ddecay.end_chunk(n);
-    if (want_theta) dtheta.end_chunk(n);
+    if (a.dv0) std::memcpy(a.dv0 + m0, dv, n * sizeof(float));
+    if (want_decay) ddecay.finish(a.ddecay_per_neuron + m0, n);
+    if (want_theta) dtheta.finish(a.dv_threshold_per_neuron + m0, n);
   }
-  if (a.dv0) std::memcpy(a.dv0 + m0, dv, n * sizeof(float));
-  if (want_decay) ddecay.finish(a.ddecay_per_neuron + m0, n);
-  if (want_theta) dtheta.finish(a.dv_threshold_per_neuron + m0, n);
-}
 
-template <class IO>
-bool large(const Problem& q) {
-  return q.T * q.O * q.I * sizeof(IO) > STREAM_BYTES;
-}
+  // h of steps t0 ... t1-1 once more, onto the tape.
+  SNN_HD void recompute(int64_t t0, int64_t t1) {
+    // Values that a loop uses are copied out of *this: a store to a row might change a member.
+    const Vec zero(0.0f), period(q.refractory), v_reset = v_reset_all, decay_1 = decay_all,
+                                                theta_1 = theta_all;
+    const int width = n;
+    const bool has_wait = RARE && refractory;
+    for (int64_t t = t0; t < t1; ++t) {
+      const int64_t k = t - t0;
+      const IO *x_row = x.row(t), *x_next = x.ahead(smaller(t + AHEAD, t1 - 1));
+      float *tape_row = tape[k], *wait_row = RARE ? wait_tape[k] : nullptr;
+      float* wait_next = RARE && t + 1 < t1 ? wait_tape[k + 1] : nullptr;
+      for (int j = 0; j < width; j += LANES) {
+        prefetch(x_next + j);
+        const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_1;
+        const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_1;
+        const Vec h = charge(decay, Vec::load(v + j), widen(x_row + j));
+        h.store(tape_row + j);
+        Mask fired = fire(h, theta);
+        if (has_wait) {
+          const Vec w = Vec::load(wait_row + j);
+          fired = fired & (w <= zero);
+          if (wait_next) wait_after(w, fired, period).store(wait_next + j);
+        }
+        reset<R>(h, fired, theta, v_reset).store(v + j);
+      }
+    }
+  }
+
+  // One step of the adjoint; tape[k] holds h[t].
+  SNN_HD void adjoint(int64_t t, int k, Surrogate kind) {
+    const Vec zero(0.0f), p(q.surrogate_p), r(q.surrogate_q),
+        v_reset = v_reset_all, decay_1 = decay_all, theta_1 = theta_all;
+    const int width = n;
+    const bool carried = t + 1 < q.T || a.dv, detach = q.detach_reset, write = dx.base;
+    const bool has_wait = RARE && refractory, has_dh = RARE && recorded, past = dx.stream;
+    const bool sum_decay = RARE && want_decay, sum_theta = RARE && want_theta;
+    const IO *ds_row = ds.row(t), *ds_next = ds.ahead(t < AHEAD ? 0 : t - AHEAD);
+    const float* dh_row = has_dh ? dh.row(t) : nullptr;
+    const float *tape_row = tape[k], *wait_row = RARE ? wait_tape[k] : nullptr;
+    IO* dx_row = dx.row(t);
+    for (int j = 0; j < width; j += LANES) {
+      prefetch(ds_next + j);
+      const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_1;
+      const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_1;
+      const Vec h = Vec::load(tape_row + j);
+      Mask live = zero <= zero, fired = fire(h, theta);
+      if (has_wait) {
+        live = Vec::load(wait_row + j) <= zero;
+        fired = fired & live;
+      }
+      const Vec v_before = sum_decay ? potential_before(k, j, theta) : zero;
+      const Vec f = surrogate_grad(kind, h - theta, p, r);
+      const auto back = step_back<R>(widen(ds_row + j), has_dh ? widen(dh_row + j) : zero, has_dh,
+                                     Vec::load(dv + j), carried, detach, h, fired, live, f,
+                                     v_before, decay, theta, v_reset);
+      back.dv.store(dv + j);
+      if (sum_decay) ddecay.add(j, back.ddecay);
+      if (sum_theta) dtheta.add(j, back.dtheta);
+      if (write) put(dx_row + j, back.dx, past);
+    }
+    if (write) dx.finish(t, large);
+  }
+
+  // v[t-1], where tape[k] holds h[t].
+  SNN_HD Vec potential_before(int k, int j, Vec theta) const {
+    if (k == 0) return Vec::load(v_start + j);
+    const Vec h = Vec::load(tape[k - 1] + j);
+    Mask fired = fire(h, theta);
+    if (refractory) fired = fired & (Vec::load(wait_tape[k - 1] + j) <= Vec(0.0f));
+    return reset<R>(h, fired, theta, v_reset_all);
+  }
+};
 
 bool per_channel(const Problem& q) { return q.decay.count > 1 || q.v_threshold.count > 1; }
 
@@ -350,11 +372,9 @@ void neuron_forward(const NeuronForward& a) {
   with_dtype<bf16, f16>(q.dtype, [&](auto io) {
     using IO = typename decltype(io)::type;
     with_reset(q.reset, [&](auto reset) {
-      with_flag(large<IO>(q), [&](auto stream) {
-        with_flag(per_channel(q) || q.refractory > 0 || a.h.p, [&](auto rare) {
-          for_tiles<FORWARD_TILE>(q, [&](int64_t o, int64_t i0, int n) {
-            forward_tile<IO, reset.value, stream.value, rare.value>(a, o, i0, n);
-          });
+      with_flag(per_channel(q) || q.refractory > 0 || a.h.p, [&](auto rare) {
+        for_tiles<FORWARD_TILE>(q, [&](int64_t o, int64_t i0, int n) {
+          forward_tile<IO, reset.value, rare.value>(a, o, i0, n);
         });
       });
     });
@@ -363,18 +383,14 @@ void neuron_forward(const NeuronForward& a) {
 
 void neuron_backward(const NeuronBackward& a) {
   const Problem& q = a.problem;
-  const bool rare_option = per_channel(q) || q.refractory > 0 || a.dh.p || a.ddecay_per_neuron ||
-                           a.dv_threshold_per_neuron;
+  const bool any_rare = per_channel(q) || q.refractory > 0 || a.dh.p || a.ddecay_per_neuron ||
+                        a.dv_threshold_per_neuron;
   with_dtype<bf16, f16>(q.dtype, [&](auto io) {
     using IO = typename decltype(io)::type;
     with_reset(q.reset, [&](auto reset) {
-      with_flag(q.detach_reset, [&](auto detach) {
-        with_flag(large<IO>(q), [&](auto stream) {
-          with_flag(rare_option, [&](auto rare) {
-            for_tiles<BACKWARD_TILE>(q, [&](int64_t o, int64_t i0, int n) {
-              backward_tile<IO, reset.value, detach.value, stream.value, rare.value>(a, o, i0, n);
-            });
-          });
+      with_flag(any_rare, [&](auto rare) {
+        for_tiles<BACKWARD_TILE>(q, [&](int64_t o, int64_t i0, int n) {
+          BackwardTile<IO, reset.value, rare.value>(a, o, i0, n).run();
         });
       });
     });
@@ -387,13 +403,13 @@ void stream(float* to, const float* a, const float* b, int64_t count, int thread
   {
 #pragma omp for schedule(static)
     for (int64_t k = 0; k < count; k += BLOCK) {
-      for_vectors(static_cast<int>(smaller(BLOCK, count - k)), [&](int j, auto full) {
-        constexpr bool FULL = decltype(full)::value;
-        const int left = static_cast<int>(smaller(BLOCK, count - k)) - j;
-        Vec sum = read<FULL>(a + k + j, left);
-        if (b) sum = sum + read<FULL>(b + k + j, left);
-        write<true, FULL>(to + k + j, sum, left);
-      });
+      const int64_t end = smaller(count, k + BLOCK);
+      int64_t i = k;
+      for (; i + LANES <= end; i += LANES) {
+        const Vec sum = b ? Vec::load(a + i) + Vec::load(b + i) : Vec::load(a + i);
+        put(to + i, sum, true);
+      }
+      for (; i < end; ++i) to[i] = b ? a[i] + b[i] : a[i];
     }
     fence_streams();
   }

@@ -90,11 +90,12 @@ struct StepBack {
 
 // carried: false where nothing arrives on v[t] (the last step of a call whose state got no
 // gradient). Its terms are then -0.0, which added to any number changes no bit of it.
-template <Reset R, bool Detach, class F, class M>
-SNN_HD StepBack<F> step_back(F ds, F dh, bool recorded, F dv, bool carried, F h, M s, M live, F f,
-                             F v_before, F decay, F theta, F v_reset) {
+// detach: the reset does not reach back through s. recorded: dh holds a gradient on h.
+template <Reset R, class F, class M>
+SNN_HD StepBack<F> step_back(F ds, F dh, bool recorded, F dv, bool carried, bool detach, F h, M s,
+                             M live, F f, F v_before, F decay, F theta, F v_reset) {
   const F none(-0.0f), zero(0.0f);
-  if (!Detach && R != Reset::none && carried)
+  if (!detach && R != Reset::none && carried)
     ds = R == Reset::hard ? ds + dv * (v_reset - h) : ds - dv * theta;
   F through = none;
   if (carried) through = R == Reset::hard ? select(s, zero, dv) : dv;

@@ -102,9 +102,11 @@ SNN_HD Vec exponential(Vec x) {
 // --- element types in memory ---------------------------------------------------------------------
 
 struct bf16 {
+  static constexpr uint16_t ONE = 0x3f80;
   uint16_t bits;
 };
 struct f16 {
+  static constexpr uint16_t ONE = 0x3c00;
   uint16_t bits;
 };
 
@@ -203,32 +205,47 @@ SNN_HD Shorts narrow(Vec a, f16) {
 
 // --- stores --------------------------------------------------------------------------------------
 
-// STREAM: past the caches, where the instruction exists; p must then be aligned to the vector.
-template <bool STREAM>
-SNN_HD void put(float* p, Vec a) {
+// stream: past the caches, where the instruction exists; p must then be aligned to the vector.
+SNN_HD void put(float* p, Vec a, bool stream) {
 #if defined(__AVX512F__)
-  if (STREAM) return _mm512_stream_ps(p, a.v);
+  if (stream) return _mm512_stream_ps(p, a.v);
 #elif defined(__AVX2__)
-  if (STREAM) return _mm256_stream_ps(p, a.v);
+  if (stream) return _mm256_stream_ps(p, a.v);
 #elif defined(__SSE2__)
-  if (STREAM) return _mm_stream_ps(p, a.v);
+  if (stream) return _mm_stream_ps(p, a.v);
 #endif
+  (void)stream;
   a.store(p);
 }
 
-template <bool STREAM, class Half>
-SNN_HD void put(Half* p, Vec a) {
-  const Shorts b = narrow(a, Half());
+SNN_HD void put_shorts(void* p, Shorts a, bool stream) {
 #if defined(__AVX512F__)
-  if (STREAM) {
-    return _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(b));
-  }
+  if (stream) return _mm256_stream_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(a));
 #elif defined(__AVX2__)
-  if (STREAM) {
-    return _mm_stream_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(b));
-  }
+  if (stream) return _mm_stream_si128(static_cast<__m128i*>(p), reinterpret_cast<__m128i>(a));
 #endif
-  std::memcpy(p, &b, sizeof(b));
+  (void)stream;
+  std::memcpy(p, &a, sizeof(a));
+}
+
+template <class Half>
+SNN_HD void put(Half* p, Vec a, bool stream) {
+  put_shorts(p, narrow(a, Half()), stream);
+}
+
+// 1 where the mask is set, else 0.
+SNN_HD void put_spikes(float* p, Mask m, bool stream) {
+  put(p, select(m, Vec(1.0f), Vec(0.0f)), stream);
+}
+
+template <class Half>
+SNN_HD void put_spikes(Half* p, Mask m, bool stream) {
+#if defined(__AVX512F__)
+  const __m256i one = _mm256_maskz_set1_epi16(m.m, Half::ONE);
+  put_shorts(p, reinterpret_cast<Shorts>(one), stream);
+#else
+  put_shorts(p, __builtin_convertvector(m.m, Shorts) & Half::ONE, stream);
+#endif
 }
 
 SNN_HD void fence_streams() {
