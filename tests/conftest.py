@@ -1,0 +1,60 @@
+"""What a run covers, said in its header, and the fixtures that the tests share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.targets import TARGETS  # before anything that may import triton  # isort: skip
+
+from snnkernels.backends import BACKENDS, why_unavailable
+
+DEVICES = ("cpu", "cuda")
+
+
+def pytest_report_header() -> list[str]:
+    """Say which backends this run covers, and why it leaves others out."""
+    lines = [f"kernels under test: {', '.join(map(str, TARGETS))}"]
+    for device in DEVICES:
+        for name in BACKENDS:
+            reason = why_unavailable(name, device)
+            if device == "cuda" and not torch.cuda.is_available():
+                reason = "no CUDA device"
+            if reason:
+                lines.append(f"NOT tested: backend {name} on {device}: {reason}")
+    return lines
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=TARGETS, ids=str)
+def target(request):
+    """A backend with kernels on a device; on the CPU, with one instruction set."""
+    with request.param.chosen():
+        yield request.param
+
+
+@pytest.fixture
+def nan_filled(monkeypatch):
+    """Fresh tensors are full of NaN: an element that no kernel writes shows."""
+
+    def filling(make):
+        def filled(*arguments, **keywords):
+            tensor = make(*arguments, **keywords)
+            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+        return filled
+
+    for name in ("empty", "empty_like", "empty_strided"):
+        monkeypatch.setattr(torch, name, filling(getattr(torch, name)))
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads; afterwards it is what it was."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
