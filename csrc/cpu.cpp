@@ -74,7 +74,8 @@ bool use_isa(const char* name) {
 
 void reduce_channels(const float* per_neuron, int64_t M, int64_t C, int64_t channel_inner,
                      double* scratch, float* out, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+  constexpr int64_t SMALL = 1 << 16;  // neurons that are not worth a second thread
+#pragma omp parallel for num_threads(threads) schedule(static) if (M > SMALL)
   for (int b = 0; b < REDUCE_BLOCKS; ++b) {
     double* sums = scratch + b * C;
     std::fill(sums, sums + C, 0.0);

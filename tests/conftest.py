@@ -26,8 +26,13 @@ def pytest_report_header() -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _seed_and_threads():
+    """One thread: the bits are the same, and small work on a busy machine is faster so."""
     torch.manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=TARGETS, ids=str)
@@ -50,11 +55,3 @@ def nan_filled(monkeypatch):
 
     for name in ("empty", "empty_like", "empty_strided"):
         monkeypatch.setattr(torch, name, filling(getattr(torch, name)))
-
-
-@pytest.fixture
-def threads():
-    """Sets the number of threads; afterwards it is what it was."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
