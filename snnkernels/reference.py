@@ -131,9 +131,10 @@ def lif(
 
 def _stack(steps: list[Tensor], like: Tensor) -> Tensor:
     """The steps as one tensor with the memory order of ``like``."""
-    if not steps:
-        return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
-    out = torch.stack(steps)
+    if steps:
+        out = torch.stack(steps)
+    else:  # no elements, but a place in the graph
+        out = like.to(torch.promote_types(like.dtype, torch.float32), copy=True)
     strides = torch.empty_like(like, device="meta").stride()
     if out.stride() == strides:
         return out

@@ -35,7 +35,14 @@ def _seed_and_threads():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=TARGETS, ids=str)
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc):
+    """Tests with `target` run on every target; last, so that it varies fastest."""
+    if "target" in metafunc.fixturenames:
+        metafunc.parametrize("target", [t.param() for t in TARGETS], indirect=True)
+
+
+@pytest.fixture
 def target(request):
     """A backend with kernels on a device; on the CPU, with one instruction set."""
     with request.param.chosen():

@@ -11,6 +11,7 @@ import os
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -33,6 +34,11 @@ class Target(NamedTuple):
     def interpreted(self) -> bool:
         """Triton's interpreter: thousands of times slower, for small inputs only."""
         return self.backend == "triton" and self.device == "cpu"
+
+    def param(self, *values, id: str = "") -> object:
+        """A pytest parameter that ends with this target, marked where it needs a GPU."""
+        marks = [pytest.mark.gpu] if self.device == "cuda" else []
+        return pytest.param(*values, self, id=f"{id}-{self}" if id else str(self), marks=marks)
 
     @contextmanager
     def chosen(self):

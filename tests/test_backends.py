@@ -10,11 +10,10 @@ import itertools
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from snnkernels import Rectangle, State, Triangle, lif
 from snnkernels.backends import load
-from snnkernels.ops import Options
 from tests.cases import (
     AXES,
     DTYPES,
@@ -62,17 +61,17 @@ def _shape_cases() -> list:
     for large, name in zip(itertools.cycle(LARGE_SHAPES), NEURONS, strict=False):
         cases += [(large, name, dtype) for dtype in DTYPES]
     return [
-        pytest.param(shape, name, dtype, target, id=f"{shape}-{name}-{str(dtype)[6:]}-{target}")
+        target.param(shape, name, dtype, id=f"{shape}-{name}-{str(dtype)[6:]}")
         for k, (shape, name, dtype) in enumerate(cases)
         for target in TARGETS
         if not target.interpreted or (shape in SHAPES and k % 17 == 0)
     ]
 
 
-@pytest.mark.parametrize(("shape", "name", "dtype", "target"), _shape_cases())
-def test_shapes(shape, name, dtype, target):
-    with target.chosen():
-        check(target, ALL_SHAPES[shape], NEURONS[name], dtype)
+@pytest.mark.parametrize(("shape", "name", "dtype", "on"), _shape_cases())
+def test_shapes(shape, name, dtype, on):
+    with on.chosen():
+        check(on, ALL_SHAPES[shape], NEURONS[name], dtype)
 
 
 @dtypes
@@ -117,21 +116,14 @@ def _calls(draw):
     return shape, neuron, draw(st.sampled_from(kinds)), values, draw(st.integers(0, 99))
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_any_call(target):
-    @settings(
-        max_examples=12 if target.interpreted else 150,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    @settings(max_examples=12 if target.interpreted else 150, deadline=None, derandomize=True)
     @given(_calls())
     def property_holds(call):
         shape, neuron, dtype, values, seed = call
         check(target, shape, neuron, getattr(torch, dtype), values, seed)
 
-    with target.chosen():
-        property_holds()
+    property_holds()
 
 
 @pytest.mark.parametrize("first", (1, 7, 16))
@@ -143,11 +135,12 @@ def test_two_calls_equal_one(neuron, first, target):
     def call(*parts):
         state = inputs.state or State()
         v = torch.zeros_like(inputs.dv) if state.v is None else state.v
-        x, v = inputs.x.clone().requires_grad_(), v.clone().requires_grad_()
+        xs = [inputs.x[part].clone().requires_grad_() for part in parts]
+        v = v.clone().requires_grad_()
         state, outputs = State(v, state.refractory), []
-        for part in parts:
+        for x in xs:
             s, state, *h = lif(
-                x[part],
+                x,
                 state,
                 decay=inputs.decay,
                 v_threshold=inputs.v_threshold,
@@ -157,7 +150,8 @@ def test_two_calls_equal_one(neuron, first, target):
             outputs.append((s, *h))
         s, *h = (torch.cat(o) for o in zip(*outputs, strict=True))
         arriving = [inputs.ds, inputs.dv, inputs.dh][: 2 + len(h)]
-        return s, state, h, torch.autograd.grad([s, state.v, *h], (x, v), arriving)
+        *dx, dv = torch.autograd.grad([s, state.v, *h], (*xs, v), arriving)
+        return s, state, h, (torch.cat(dx), dv)
 
     s, state, h, gradients = call(slice(None))
     s2, state2, h2, gradients2 = call(slice(0, first), slice(first, None))
@@ -174,19 +168,19 @@ def test_two_calls_equal_one(neuron, first, target):
 
 @dtypes
 @pytest.mark.parametrize("name", ("channel_hard", "everything", "scalar_soft", "refractory_soft"))
-def test_threads_change_no_bit(name, dtype, target):
-    if target.device != "cpu" or target.interpreted:
-        pytest.skip("threads are the CPU backend's")
+@pytest.mark.parametrize("sizes", ((17, 3, 7, 643), (3, 2, 7, 5003)))
+@pytest.mark.parametrize("on", [t.param() for t in TARGETS if t.backend == "cpp"])
+def test_threads_change_no_bit(on, sizes, name, dtype):
     neuron = NEURONS[name]
-    inputs = make_inputs(Shape((17, 3, 7, 643)), neuron, dtype)
-    want = run(inputs, neuron, target.backend)
-    for count in (2, 3, 7):
-        torch.set_num_threads(count)
-        for field, a, b in zip(
-            want._fields, run(inputs, neuron, target.backend), want, strict=True
-        ):
-            if b is not None:
-                assert_same(a, b, f"{field} with {count} threads")
+    inputs = make_inputs(Shape(sizes), neuron, dtype)
+    with on.chosen():
+        want = run(inputs, neuron, on.backend)
+        for count in (2, 3, 7):
+            torch.set_num_threads(count)
+            got = run(inputs, neuron, on.backend)
+            for field, a, b in zip(want._fields, got, want, strict=True):
+                if b is not None:
+                    assert_same(a, b, f"{field} with {count} threads")
 
 
 ARRIVING = {
@@ -215,7 +209,7 @@ def test_gradients_of_any_strides(how, shape, target):
         assert_same(got, want, name, strides=False)
 
 
-@pytest.mark.parametrize("wanted", itertools.product((False, True), repeat=4))
+@pytest.mark.parametrize("wanted", [*itertools.product((False, True), repeat=4)])
 def test_only_the_gradients_asked_for(wanted, target):
     neuron = NEURONS["channel_hard"]
     inputs = make_inputs(SMALL, neuron).to(target.device)
@@ -240,35 +234,6 @@ def test_only_the_gradients_asked_for(wanted, target):
             assert_same(leaf.grad, gradient, strides=False)
 
 
-@pytest.mark.parametrize("steps", (1, 5, 16, 17, 64))
-@pytest.mark.parametrize("name", ("default", "soft", "recorded", "refractory", "channel_hard"))
-def test_what_is_kept_for_backward(name, steps, target):
-    neuron = NEURONS[name]
-    shape = Shape((steps, 2, 3, 4))
-    inputs = make_inputs(shape, neuron).to(target.device)
-    kept = {}
-
-    def pack(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        result = lif(
-            inputs.x.requires_grad_(),
-            inputs.state,
-            decay=inputs.decay,
-            v_threshold=inputs.v_threshold,
-            backend=target.backend,
-            **neuron.options(),
-        )
-    assert result[0].requires_grad and inputs.x.untyped_storage().data_ptr() in kept
-    every, floats = load(target.backend).CHECKPOINT_EVERY, 2 if neuron.refractory else 1
-    coefficients = sum(c.nbytes for c in inputs[2:4] if isinstance(c, torch.Tensor))
-    initial = 0 if inputs.state is None else sum(p.nbytes for p in inputs.state if p is not None)
-    checkpoints = 4 * floats * -(-steps // every) * (shape.size // steps)
-    assert sum(kept.values()) <= inputs.x.nbytes + checkpoints + initial + coefficients
-
-
 @pytest.mark.parametrize("idle", ("neuron_forward", "neuron_backward"))
 def test_a_kernel_that_writes_nothing_shows(idle, monkeypatch, target):
     # What the fixture nan_filled is worth: every output of this call is NaN throughout.
@@ -289,21 +254,6 @@ def test_backends_have_the_same_signatures():
     for name in ("neuron_forward", "neuron_backward", "why_unavailable"):
         found = {tuple(inspect.signature(getattr(m, name)).parameters) for m in modules}
         assert len(found) == 1, (name, found)
-
-
-def test_the_core_and_the_op_agree_on_the_options():
-    from snnkernels import _core
-
-    names = Options._fields[: len(_core.OPTIONS)]
-    assert tuple(_core.OPTIONS) == names
-    assert set(Options._fields) - set(names) == {"record_h", "wanted"}
-
-
-def test_an_unknown_instruction_set_is_refused():
-    from snnkernels import _core
-
-    assert "baseline" in _core.available_isas().split()
-    assert not _core.use_isa("mmx")
 
 
 def test_neighbouring_surrogates_differ(target):
