@@ -1,0 +1,152 @@
+"""Batch normalisation through time as one op over `[T, N, C, *]` (Kim & Panda 2020)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from snnkernels.models.blocks import check_whole, is_constant
+
+# Values per block of steps on a CPU: what one pass leaves in the cache, the next one finds there.
+_BLOCK = 1 << 19
+
+
+def _blocks(x: Tensor) -> list[slice]:
+    """Runs of steps to be worked on one after the other; all of them at once on a GPU."""
+    steps, size = x.shape[0], max(x[0].numel(), 1)
+    block = steps if x.device.type != "cpu" else max(1, _BLOCK // size)
+    return [slice(t, min(t + block, steps)) for t in range(0, steps, block)]
+
+
+def _per_step(value: Tensor, ndim: int) -> Tensor:
+    """`[T, C]` to be broadcast over `[T, N, C, *]`."""
+    return value[:, None, :].reshape(value.shape[0], 1, value.shape[1], *(1,) * (ndim - 3))
+
+
+class _NormaliseSteps(torch.autograd.Function):
+    """out = weight (x - mean) / sqrt(var + eps), with mean and variance per step and channel.
+
+    On a CPU the backward pass works from the output, which the neuron that follows keeps anyway:
+    (x - mean) / sqrt(var + eps) is out / weight (Rota Bulò et al. 2018). That needs a look at the
+    weights, for which a GPU would have to stop, so there x is kept; and x is kept where a weight
+    is 0.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        dims = (1, *range(3, x.ndim))
+        exact = torch.promote_types(x.dtype, torch.float32)
+        samples = x[0, :, 0].numel()
+        out = torch.empty_like(x)
+        mean = torch.empty(x.shape[0], x.shape[2], dtype=exact, device=x.device)
+        var = torch.empty_like(mean)
+        for part in _blocks(x):
+            centre = x[part].mean(dims, keepdim=True, dtype=exact)
+            centred = x[part] - centre
+            square = torch.linalg.vector_norm(centred, dim=dims, keepdim=True).square_()
+            mean[part], var[part] = centre.view_as(mean[part]), square.view_as(var[part]) / samples
+            scale = weight[part] * (var[part] + eps).rsqrt()
+            torch.mul(centred, _per_step(scale, x.ndim), out=out[part])
+        invertible = x.device.type == "cpu" and bool(weight.all())
+        ctx.save_for_backward(out if invertible else x, mean, (var + eps).rsqrt(), weight)
+        ctx.invertible = invertible
+        ctx.mark_non_differentiable(mean, var)
+        ctx.set_materialize_grads(False)
+        return out, mean, var
+
+    @staticmethod
+    def backward(ctx, dout: Tensor | None, *_):
+        if dout is None:
+            return None, None, None
+        kept, mean, rstd, weight = ctx.saved_tensors
+        ndim = kept.ndim
+        dims = (1, *range(3, ndim))
+        dx = torch.empty_like(kept)
+        dweight = torch.empty_like(rstd)
+        samples = kept[0, :, 0].numel()
+        for part in _blocks(kept):
+            g = dout[part]
+            if ctx.invertible:
+                normal = kept[part] * _per_step(weight[part].reciprocal(), ndim)
+            else:
+                normal = (kept[part] - _per_step(mean[part], ndim)) * _per_step(rstd[part], ndim)
+            along = (g * normal).mean(dims, dtype=rstd.dtype)
+            dweight[part] = along * samples
+            normal.mul_(_per_step(along, ndim)).add_(g.mean(dims, keepdim=True, dtype=rstd.dtype))
+            scale = _per_step(weight[part] * rstd[part], ndim)
+            torch.mul(torch.sub(g, normal, out=normal), scale, out=dx[part])
+        return dx, dweight.to(weight.dtype), None
+
+
+class BNTT(nn.Module):
+    """Batch normalisation with its own statistics and scale at every time step, and no shift.
+
+    One op over the whole sequence. A sequence shorter than ``steps`` uses the first of them (early
+    exit). A constant input (stride 0 over T) is normalised once and scaled per step.
+
+    Kim & Panda, "Revisiting batch normalization for training low-latency deep spiking neural
+    networks from scratch", 2020.
+
+    Args:
+        channels: C.
+        steps: the most steps of a sequence.
+        eps: added to the variance. Default: 1e-4.
+        momentum: weight of the new batch in the running statistics. Default: 0.1.
+
+    Attributes:
+        weight: the scale gamma, `[steps, C]`.
+        running_mean: `[steps, C]`, used in evaluation.
+        running_var: `[steps, C]`, unbiased, used in evaluation.
+
+    Shape:
+        x `[T, N, C, *]` with T <= steps, in any memory format; output the same. Statistics are
+        float32 for bfloat16 and float16 input.
+    """
+
+    def __init__(
+        self, channels: int, steps: int, *, eps: float = 1e-4, momentum: float = 0.1
+    ) -> None:
+        super().__init__()
+        check_whole("channels", channels)
+        check_whole("steps", steps)
+        self.channels, self.steps, self.eps, self.momentum = channels, steps, eps, momentum
+        self.weight = nn.Parameter(torch.ones(steps, channels))
+        self.register_buffer("running_mean", torch.zeros(steps, channels))
+        self.register_buffer("running_var", torch.ones(steps, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise every step by itself."""
+        if x.ndim < 3 or x.shape[2] != self.channels:
+            raise ValueError(
+                f"x must be [T, N, C, *] with C = channels = {self.channels}; got {list(x.shape)}"
+            )
+        steps = x.shape[0]
+        if steps > self.steps:
+            raise ValueError(f"x must have at most steps = {self.steps} time steps; got {steps}")
+        weight = self.weight[:steps]
+        if not self.training:
+            scale = weight * (self.running_var[:steps] + self.eps).rsqrt()
+            shift = _per_step(-self.running_mean[:steps] * scale, x.ndim)
+            return torch.addcmul(shift, x, _per_step(scale, x.ndim)).to(x.dtype)
+        samples = x[0, :, 0].numel() if steps else 0
+        if samples < 2:
+            raise ValueError(
+                f"x must have more than one value per step and channel in training, not {samples}: "
+                f"got {list(x.shape)}"
+            )
+        if is_constant(x):
+            ones = torch.ones_like(weight[:1])
+            normal, mean, var = _NormaliseSteps.apply(x[:1], ones, self.eps)
+            out = (normal * _per_step(weight, x.ndim)).to(x.dtype)
+        else:
+            out, mean, var = _NormaliseSteps.apply(x, weight, self.eps)
+        with torch.no_grad():
+            for running, new in (
+                (self.running_mean, mean),
+                (self.running_var, var * (samples / (samples - 1))),
+            ):
+                running[:steps].lerp_(new.to(running.dtype).expand(steps, -1), self.momentum)
+        return out
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, steps={self.steps}, eps={self.eps}, momentum={self.momentum}"

@@ -1,0 +1,223 @@
+"""S-ResNet, the spiking version of He's residual network for CIFAR.
+
+Vicente-Sola et al., "Keys to accurate feature extraction using residual spiking neural networks".
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from snnkernels.layers import LIF, LeakyReadout
+from snnkernels.models.blocks import (
+    StepsNorm,
+    Vote,
+    Weights,
+    as_sequence,
+    check_choice,
+    check_whole,
+    recompute,
+)
+from snnkernels.models.bntt import BNTT
+from snnkernels.surrogates import Triangle
+
+RESIDUALS = ("s2s", "s2m", "v2v")
+NORMS = ("bntt", "bn")
+SIZES = (32, 64, 128)
+LEARN_DECAY = (None, "layer", "shared")
+
+
+class _Block(nn.Module):
+    """Two convolutions and the residual connection around them.
+
+    It takes and gives (spikes, skip): what the next convolution sees, and what the next residual
+    connection adds. They are the same tensor but for "v2v", where skip is the current.
+    """
+
+    def __init__(self, make: _Make, cin: int, cout: int, stride: int, whole: bool) -> None:
+        super().__init__()
+        self.residual, self.recompute = make.residual, make.recompute
+        self.conv1 = make.conv(cin, cout, 3, stride, whole=whole)
+        self.norm1 = make.norm(cout)
+        self.neuron1 = make.neuron()
+        self.conv2 = make.conv(cout, cout, 3, 1, whole=False)
+        self.norm2 = make.norm(cout)
+        self.neuron2 = make.neuron()
+        self.shortcut = None
+        if stride != 1 or cin != cout:
+            whole = whole and self.residual != "v2v"
+            conv = make.conv(cin, cout, 1, stride, whole=whole)
+            self.shortcut = nn.Sequential(conv, make.norm(cout))
+
+    def _second_current(self, x: Tensor) -> Tensor:
+        return self.conv2(self.neuron1(x))
+
+    def forward(self, spikes: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.norm1(self.conv1(spikes))
+        x = recompute(self._second_current, x) if self.recompute else self._second_current(x)
+        x = self.norm2(x)
+        if self.shortcut is not None:
+            skip = self.shortcut(skip)
+        if self.residual == "s2s":
+            out = self.neuron2(x) + skip
+            return out, out
+        current = x + skip
+        spikes = self.neuron2(current)
+        return spikes, current if self.residual == "v2v" else spikes
+
+
+class _Make:
+    """The parts of one network, all made with the same options."""
+
+    def __init__(self, residual, norm, steps, decay, learn_decay, spiking, recompute, backend):
+        self.residual, self.norm_name, self.steps = residual, norm, steps
+        self.spiking, self.recompute = spiking, recompute and spiking
+        self.shared = None
+        self.learn_decay = learn_decay
+        self.options = {
+            "decay": decay,
+            "reset": "soft",
+            "detach_reset": True,
+            "surrogate": Triangle(0.3, 1.0),
+            "backend": backend,
+            "learn_decay": learn_decay is not None,
+        }
+
+    def conv(self, cin: int, cout: int, kernel: int, stride: int, whole: bool) -> Weights:
+        conv = nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False)
+        return Weights(conv, whole=whole and self.spiking)
+
+    def norm(self, channels: int) -> nn.Module:
+        return BNTT(channels, self.steps) if self.norm_name == "bntt" else StepsNorm(channels)
+
+    def neuron(self) -> nn.Module:
+        if not self.spiking:
+            return nn.ReLU()
+        neuron = LIF(**self.options)
+        if self.learn_decay == "shared":
+            if self.shared is None:
+                self.shared = neuron.decay
+            neuron.decay = self.shared
+        return neuron
+
+
+class SResNet(nn.Module):
+    """S-ResNet with 6n + 2 layers (sec. 3.2), and its non-spiking twin.
+
+    A 3x3 convolution, three stages of n blocks of two 3x3 convolutions (filters, 2 filters and 4
+    filters wide, at 32, 16 and 8 pixels), global average pooling and one linear layer. No
+    convolution and no linear layer has a bias. Neurons reset by subtraction at a threshold of 1 and
+    have the triangular surrogate 0.3 max(0, 1 - |h - 1|) (eq. 24). The output layer neither leaks
+    nor fires; the logits are its potential after T steps, divided by T.
+
+    Choices where the paper leaves one: the reset carries no gradient (so in the authors' code);
+    BNTT has no shift, and its eps is 1e-4; the 1x1 shortcuts are normalised too (the paper's
+    parameter counts need both); the max-pooling for 128 pixels stands after the first neurons;
+    weights start Xavier-uniform with gain 2.
+
+    Args:
+        depth: number of layers, 6n + 2. Default: 38.
+        filters: width of the first stage; the paper's "wider" is 32. Default: 16.
+        num_classes: C. Default: 10.
+        in_channels: 3 for images, 2 for event frames. Default: 3.
+        size: pixels of the square input: 32; 64 (first convolution with stride 2); 128 (first
+            convolution 5x5 with stride 2, then 2x2 max-pooling). Default: 32.
+        steps: T; a shorter sequence is an early exit. Default: 50.
+        residual: "s2s" adds spikes to spikes (eq. 10), "s2m" earlier spikes, times the threshold,
+            to the membrane (eq. 7), "v2v" the earlier current to the current (eq. 15-16). Default:
+            "s2s".
+        norm: "bntt" or "bn" (one batch norm over all steps, with shift). Default: "bntt".
+        boosting: ten outputs per class, averaged (sec. 3.2.3). Default: False.
+        decay: the leak of all neurons. Default: 0.874.
+        learn_decay: learn it per "layer" or "shared" (PLIF), or None. Default: None.
+        spiking: False gives He's ResNet: ReLU, batch norm, the sum before the ReLU, one step.
+            residual, norm, steps and learn_decay must then stay at their defaults. Default: True.
+        recompute: work out the spikes inside the blocks again in the backward pass and keep a
+            third less. Default: True.
+        backend: of all neurons. Default: "auto".
+
+    Shape:
+        x `[N, in_channels, size, size]`, shown at every step, or `[T, N, in_channels, size, size]`;
+        logits `[N, num_classes]`.
+    """
+
+    def __init__(
+        self,
+        depth: int = 38,
+        *,
+        filters: int = 16,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        size: int = 32,
+        steps: int = 50,
+        residual: str = "s2s",
+        norm: str = "bntt",
+        boosting: bool = False,
+        decay: float = 0.874,
+        learn_decay: str | None = None,
+        spiking: bool = True,
+        recompute: bool = True,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        check_whole("depth", depth, 8)
+        if depth % 6 != 2:
+            raise ValueError(f"depth must be 6n + 2 (8, 14, 20, ..., 38, 44); got {depth}")
+        for name, value in {
+            "filters": filters,
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "steps": steps,
+        }.items():
+            check_whole(name, value)
+        check_choice("size", size, SIZES)
+        check_choice("residual", residual, RESIDUALS)
+        check_choice("norm", norm, NORMS)
+        check_choice("learn_decay", learn_decay, LEARN_DECAY)
+        if not spiking:
+            if (residual, norm, steps, learn_decay) != ("s2s", "bntt", 50, None):
+                raise ValueError(
+                    "spiking=False has no residual, norm, steps or learn_decay to choose; got "
+                    f"residual={residual!r}, norm={norm!r}, steps={steps}, "
+                    f"learn_decay={learn_decay!r}"
+                )
+            residual, norm, steps = "s2m", "bn", 1
+        self.steps = steps
+        self.step_shape = (in_channels, size, size)
+        make = _Make(residual, norm, steps, decay, learn_decay, spiking, recompute, backend)
+
+        kernel, stride = {32: (3, 1), 64: (3, 2), 128: (5, 2)}[size]
+        self.conv1 = make.conv(in_channels, filters, kernel, stride, whole=False)
+        self.norm1 = make.norm(filters)
+        self.neuron1 = make.neuron()
+        self.pool = Weights(nn.MaxPool2d(2)) if size == 128 else None
+
+        blocks, width = [], filters
+        for stage, cout in enumerate((filters, 2 * filters, 4 * filters)):
+            for block in range((depth - 2) // 6):
+                # Sums of spikes stay whole until a shortcut's weights have entered them.
+                whole = residual != "s2s" or stage == 0 or (stage == 1 and block == 0)
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(_Block(make, width, cout, stride, whole))
+                width = cout
+        self.blocks = nn.ModuleList(blocks)
+        self.fc = Weights(nn.Linear(width, num_classes * (10 if boosting else 1), bias=False))
+        self.vote = Vote(10) if boosting else None
+        self.readout = LeakyReadout(backend=backend)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.xavier_uniform_(module.weight, gain=2.0 if spiking else 2.0**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch."""
+        current = self.norm1(self.conv1(as_sequence(x, self.steps, self.step_shape)))
+        spikes = self.neuron1(current)
+        if self.pool is not None:
+            spikes = self.pool(spikes)
+            current = self.pool(current) if self.blocks[0].residual == "v2v" else current
+        skip = current if self.blocks[0].residual == "v2v" else spikes
+        for block in self.blocks:
+            spikes, skip = block(spikes, skip)
+        out = self.fc(spikes.mean((-2, -1)))
+        if self.vote is not None:
+            out = self.vote(out)
+        return self.readout(out) / out.shape[0]

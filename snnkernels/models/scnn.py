@@ -1,0 +1,300 @@
+"""TSCNN, WSCNN and RSCNN, the spiking convolutional networks of Stöckl's thesis, ch. 5."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snnkernels.layers import LIF, LeakyReadout
+from snnkernels.models.blocks import (
+    StepDropout,
+    Weights,
+    as_sequence,
+    check_size,
+    check_whole,
+)
+from snnkernels.surrogates import Triangle
+
+
+class _SCNN(nn.Module):
+    """What the three share: neurons, readout, initial weights and the artificial twin."""
+
+    def __init__(
+        self, num_classes, in_channels, size, multiple, steps, spiking, init_std, neuron
+    ) -> None:
+        super().__init__()
+        for name, value in {
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "steps": steps,
+        }.items():
+            check_whole(name, value)
+        check_size(size, multiple)
+        self.steps = steps if spiking else 1
+        self.step_shape = (in_channels, size, size)
+        self.spiking = spiking
+        self.init_std = init_std
+        self._options = neuron
+        self.readout = LeakyReadout(backend=neuron["backend"])
+
+    def _neuron(self) -> nn.Module:
+        return LIF(**self._options) if self.spiking else nn.ReLU()
+
+    def _init(self) -> None:
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)):
+                if self.spiking:
+                    nn.init.normal_(module.weight, 0.0, self.init_std)
+                else:
+                    nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits: the last potentials of the output neurons."""
+        return self.readout(self.layers(as_sequence(x, self.steps, self.step_shape)))
+
+
+def _neuron_options(decay, v_threshold, stretch, refractory, backend) -> dict:
+    width = stretch * v_threshold
+    return {
+        "decay": decay,
+        "v_threshold": v_threshold,
+        "refractory": refractory,
+        "surrogate": Triangle(1 / width, width),
+        "backend": backend,
+    }
+
+
+class TemporalConv(nn.Module):
+    """A convolution over time and space whose weights on earlier steps are spike delays (sec. 5.1).
+
+    It looks back only: step t sees t - depth + 1 ... t. In space the output has the size of the
+    input; for an even kernel the odd pixel of padding stands at the end.
+
+    Args:
+        cin: channels of the input.
+        cout: filters.
+        kernel: pixels. Default: 4.
+        depth: steps. Default: 4.
+
+    Shape:
+        x `[T, N, cin, H, W]`, output `[T, N, cout, H, W]`.
+    """
+
+    def __init__(self, cin: int, cout: int, kernel: int = 4, depth: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(cin, cout, (depth, kernel, kernel), bias=False)
+        before = (kernel - 1) // 2
+        self.padding = (before, kernel - 1 - before) * 2 + (depth - 1, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve with the past."""
+        return self.conv(F.pad(x.permute(1, 2, 0, 3, 4), self.padding)).permute(2, 0, 1, 3, 4)
+
+
+class TSCNN(_SCNN):
+    """The temporal SCNN (sec. 5.1): 3-D convolutions for latency-coded 16x16 images.
+
+    Three 4x4x4 convolutions of 10, 15 and 20 filters, each followed by 2x2 max-pooling and neurons,
+    then 100 neurons and the readout; no biases. 39,720 weights and 1,838 neurons (table 5.2), which
+    are met with the neurons after the pooling and the input counted. Chosen here: the convolution
+    in time looks back only; the surrogate has unit area.
+
+    Args:
+        num_classes: Default: 10.
+        in_channels: Default: 3.
+        size: pixels, a multiple of 8. Default: 16.
+        steps: T, for an input without a time axis. Default: 40.
+        decay: Default: 0.8.
+        v_threshold: Default: 0.01.
+        stretch: half-width of the surrogate as a multiple of the threshold. Default: 1.1.
+        refractory: steps without spikes after a spike. Default: 5.
+        init_std: of the initial weights, normal around 0. Default: 0.001.
+        spiking: False gives the artificial twin: ReLU, one step. Default: True.
+        backend: of all neurons. Default: "auto".
+
+    Shape:
+        x `[T, N, in_channels, size, size]` spikes (see `snnkernels.encode.Latency`), or
+        `[N, in_channels, size, size]`; logits `[N, num_classes]`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        size: int = 16,
+        steps: int = 40,
+        decay: float = 0.8,
+        v_threshold: float = 0.01,
+        stretch: float = 1.1,
+        refractory: int = 5,
+        init_std: float = 0.001,
+        spiking: bool = True,
+        backend: str = "auto",
+    ) -> None:
+        neuron = _neuron_options(decay, v_threshold, stretch, refractory, backend)
+        super().__init__(num_classes, in_channels, size, 8, steps, spiking, init_std, neuron)
+        layers, width = [], in_channels
+        for filters in (10, 15, 20):
+            layers += [TemporalConv(width, filters), Weights(nn.MaxPool2d(2)), self._neuron()]
+            width = filters
+        layers += [
+            Weights(nn.Flatten(), nn.Linear(width * (size // 8) ** 2, 100, bias=False)),
+            self._neuron(),
+            Weights(nn.Linear(100, num_classes, bias=False)),
+        ]
+        self.layers = nn.Sequential(*layers)
+        self._init()
+
+
+class WSCNN(_SCNN):
+    """The wide SCNN (sec. 5.2): 64-P-128-P-256-512-256 3x3 convolutions, then 1024, 512, classes.
+
+    20,036,288 weights and 168,458 neurons (table 5.5): no biases, neurons before the pooling, the
+    input counted. Chosen here: max-pooling; dropout in front of the dense layers; the surrogate has
+    unit area.
+
+    Args:
+        width: filters of the first convolution; all others are multiples of it. Default: 64.
+        num_classes: Default: 10.
+        in_channels: Default: 3.
+        size: pixels, a multiple of 4. Default: 32.
+        steps: T, for an input without a time axis. Default: 15.
+        decay: Default: 0.45.
+        v_threshold: Default: 0.01.
+        stretch: half-width of the surrogate as a multiple of the threshold. Default: 1.05.
+        dropout: the same mask at all steps. Default: 0.25.
+        init_std: of the initial weights, normal around 0. Default: 0.001.
+        spiking: False gives the artificial twin: ReLU, one step. Default: True.
+        backend: of all neurons. Default: "auto".
+
+    Shape:
+        x `[T, N, in_channels, size, size]` spikes (see `snnkernels.encode.Count`), or
+        `[N, in_channels, size, size]`; logits `[N, num_classes]`.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 64,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        size: int = 32,
+        steps: int = 15,
+        decay: float = 0.45,
+        v_threshold: float = 0.01,
+        stretch: float = 1.05,
+        dropout: float = 0.25,
+        init_std: float = 0.001,
+        spiking: bool = True,
+        backend: str = "auto",
+    ) -> None:
+        check_whole("width", width)
+        neuron = _neuron_options(decay, v_threshold, stretch, 0, backend)
+        super().__init__(num_classes, in_channels, size, 4, steps, spiking, init_std, neuron)
+
+        def conv(cin: int, cout: int, pool: bool) -> list[nn.Module]:
+            modules = [nn.Conv2d(cin, cout, 3, padding=1, bias=False)]
+            return [Weights(*([nn.MaxPool2d(2)] if pool else []), *modules), self._neuron()]
+
+        layers = conv(in_channels, width, False) + conv(width, 2 * width, True)
+        layers += conv(2 * width, 4 * width, True) + conv(4 * width, 8 * width, False)
+        layers += conv(8 * width, 4 * width, False)
+        sizes = (4 * width * (size // 4) ** 2, 16 * width, 8 * width)
+        for cin, cout in zip(sizes, (*sizes[1:], num_classes), strict=True):
+            layers += [
+                StepDropout(dropout),
+                Weights(nn.Flatten(), nn.Linear(cin, cout, bias=False)),
+            ]
+            layers.append(self._neuron())
+        self.layers = nn.Sequential(*layers[:-1])  # the output is read as a potential
+        self._init()
+
+
+class _ResidualPair(nn.Module):
+    """Two convolutions with neurons, and a shortcut into the membrane of the second ones.
+
+    Args:
+        shortcut: weights of the projection; None for the identity.
+        gain: weight of the identity's spikes.
+    """
+
+    def __init__(self, first, neuron1, second, neuron2, shortcut, gain) -> None:
+        super().__init__()
+        self.first, self.neuron1, self.second, self.neuron2 = first, neuron1, second, neuron2
+        self.shortcut, self.gain = shortcut, gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = x * self.gain if self.shortcut is None else self.shortcut(x)
+        return self.neuron2(self.second(self.neuron1(self.first(x))) + skip)
+
+
+class RSCNN(_SCNN):
+    """The residual SCNN (sec. 5.3): 24 3x3 convolutions in three stages, 256 neurons, readout.
+
+    8 convolutions each of 32, 64 and 128 filters at 32, 16 and 8 pixels, no pooling, no biases;
+    3,648,864 weights and 462,090 neurons (table 5.7). Chosen here, since the figure does not say:
+    shortcuts lead around pairs of convolutions into the membrane of the second one. Each stage has
+    one 3x3 projection, which the counts need: around the first pair of stages 2 and 3, where the
+    shape changes, and around the second pair of stage 1 (its first pair begins with the image and
+    has none). The other shortcuts are the identity, one spike weighing as much as the threshold.
+    The surrogate has unit area.
+
+    Args:
+        width: filters of the first stage. Default: 32.
+        num_classes: Default: 10.
+        in_channels: Default: 3.
+        size: pixels, a multiple of 4. Default: 32.
+        steps: T, for an input without a time axis. Default: 10.
+        decay: Default: 0.45.
+        v_threshold: Default: 0.01.
+        stretch: half-width of the surrogate as a multiple of the threshold. Default: 1.05.
+        init_std: of the initial weights, normal around 0. Default: 0.001.
+        spiking: False gives the artificial twin: ReLU, one step, identity shortcuts of weight 1.
+            Default: True.
+        backend: of all neurons. Default: "auto".
+
+    Shape:
+        x `[T, N, in_channels, size, size]` spikes (see `snnkernels.encode.Count`), or
+        `[N, in_channels, size, size]`; logits `[N, num_classes]`.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 32,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        size: int = 32,
+        steps: int = 10,
+        decay: float = 0.45,
+        v_threshold: float = 0.01,
+        stretch: float = 1.05,
+        init_std: float = 0.001,
+        spiking: bool = True,
+        backend: str = "auto",
+    ) -> None:
+        check_whole("width", width)
+        neuron = _neuron_options(decay, v_threshold, stretch, 0, backend)
+        super().__init__(num_classes, in_channels, size, 4, steps, spiking, init_std, neuron)
+
+        def conv(cin: int, cout: int, stride: int = 1) -> Weights:
+            return Weights(nn.Conv2d(cin, cout, 3, stride, padding=1, bias=False))
+
+        gain = v_threshold if spiking else 1.0
+        layers = [conv(in_channels, width), self._neuron(), conv(width, width), self._neuron()]
+        cin = width
+        for stage in range(3):
+            cout = width << stage
+            for pair in range(1 if stage == 0 else 0, 4):
+                stride = 2 if cin != cout else 1
+                projected = pair == (1 if stage == 0 else 0)
+                shortcut = conv(cin, cout, stride) if projected else None
+                parts = (conv(cin, cout, stride), self._neuron(), conv(cout, cout), self._neuron())
+                layers.append(_ResidualPair(*parts, shortcut, gain))
+                cin = cout
+        features = cin * (size // 4) ** 2
+        layers += [Weights(nn.Flatten(), nn.Linear(features, 8 * width, bias=False))]
+        layers += [self._neuron(), Weights(nn.Linear(8 * width, num_classes, bias=False))]
+        self.layers = nn.Sequential(*layers)
+        self._init()
