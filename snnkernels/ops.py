@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from snnkernels import reference
-from snnkernels.backends import choose, load
+from snnkernels.backends import checkpoint_every, choose, load
 from snnkernels.layout import common_layout, empty_rows, lay_out_like
 from snnkernels.state import State
 from snnkernels.surrogates import SURROGATES, Surrogate, Triangle
 
 RESETS = ("hard", "soft", "none")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+MAX_REFRACTORY = 1 << 24  # float32 counts the steps
 DEFAULT_SURROGATE = Triangle()
 _NO_STATE = State()
 
@@ -78,14 +79,18 @@ _library.define(
 )
 
 
+def _nothing(x: Tensor) -> Tensor:
+    """An output that is not wanted; one for each, as outputs of an op must not be the same."""
+    return x.new_empty(0, dtype=torch.float32)
+
+
 def _forward_buffers(x, v, refractory, decay, v_threshold, options, numbers, backend):
     options = Options(*options)
     s = torch.empty_like(x)
     kept = (x.shape[0] - 1) // options.checkpoint_every if options.checkpoint_every else 0
-    nothing = x.new_empty(0, dtype=torch.float32)
-    h = torch.empty_like(s, dtype=torch.float32) if options.record_h else nothing
+    h = torch.empty_like(s, dtype=torch.float32) if options.record_h else _nothing(x)
     state = empty_rows(s, options.state_rows)
-    checkpoints = empty_rows(s, kept, options.state_rows) if kept > 0 else nothing
+    checkpoints = empty_rows(s, kept, options.state_rows) if kept > 0 else _nothing(x)
     return s, state, h, checkpoints
 
 
@@ -123,14 +128,11 @@ def _backward_buffers(
     x, v, refractory, decay, v_threshold, checkpoints, ds, dv, dh, options, numbers, backend
 ):
     wanted = Options(*options).wanted
-    nothing = x.new_empty(0, dtype=torch.float32)
-    dx = torch.empty_like(x) if wanted & WANT_X else x.new_empty(0)
-    dv0 = empty_rows(torch.empty_like(x), 1)[0] if wanted & WANT_V else nothing
     return (
-        dx,
-        dv0,
-        torch.empty_like(decay) if wanted & WANT_DECAY else nothing,
-        torch.empty_like(v_threshold) if wanted & WANT_THRESHOLD else nothing,
+        torch.empty_like(x) if wanted & WANT_X else x.new_empty(0),
+        empty_rows(torch.empty_like(x), 1)[0] if wanted & WANT_V else _nothing(x),
+        torch.empty_like(decay) if wanted & WANT_DECAY else _nothing(x),
+        torch.empty_like(v_threshold) if wanted & WANT_THRESHOLD else _nothing(x),
     )
 
 
@@ -337,12 +339,16 @@ def lif(
         raise TypeError(f"surrogate must be an instance of one of {names}; got {surrogate!r}")
     if record is not None and record != "h":
         raise ValueError(f"record must be None or 'h'; got {record!r}")
-    if type(refractory) is not int or refractory < 0 or refractory > 1 << 24:
-        raise ValueError(f"refractory must be a whole number of steps >= 0; got {refractory!r}")
+    if type(refractory) is not int:
+        raise TypeError(f"refractory must be a whole number of steps >= 0; got {refractory!r}")
+    if not 0 <= refractory <= MAX_REFRACTORY:
+        raise ValueError(f"refractory must be >= 0 and <= {MAX_REFRACTORY}; got {refractory}")
     if type(detach_reset) is not bool:
         raise TypeError(f"detach_reset must be True or False; got {detach_reset!r}")
-    if not isinstance(v_reset, (int, float)) or math.isnan(v_reset):
-        raise TypeError(f"v_reset must be a number that is not NaN; got {v_reset!r}")
+    if not isinstance(v_reset, (int, float)) or isinstance(v_reset, bool):
+        raise TypeError(f"v_reset must be a number; got {v_reset!r}")
+    if math.isnan(v_reset):
+        raise ValueError("v_reset must not be NaN; got nan")
     decay = _check_coefficient("decay", decay, x)
     v_threshold = _check_coefficient("v_threshold", v_threshold, x)
     state = _check_state(state, x, refractory)
@@ -378,7 +384,7 @@ def lif(
         int(detach_reset),
         surrogate.code,
         refractory,
-        load(backend).CHECKPOINT_EVERY if graph else 0,
+        checkpoint_every(backend) if graph else 0,
         int(record is not None),
         0,
     ]
@@ -431,6 +437,8 @@ def _check_state(state: State | Tensor | float | None, x: Tensor, refractory: in
         return _NO_STATE
     dtype = torch.promote_types(x.dtype, torch.float32)
     if isinstance(state, (int, float)) and not isinstance(state, bool):
+        if math.isnan(state):
+            raise ValueError("state must not be NaN; got nan")
         return State(torch.full(x.shape[1:], float(state), dtype=dtype, device=x.device))
     if isinstance(state, Tensor):
         state = State(state)

@@ -6,7 +6,7 @@ outlives the call. Backend "torch" is ``snnkernels.reference`` and has no module
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, wraps
 from importlib import import_module
 from types import ModuleType
 
@@ -18,10 +18,32 @@ BACKENDS = ("torch", "cpp", "triton")
 PREFERENCE = {"cpu": ("cpp", "torch"), "cuda": ("triton", "torch")}
 
 
+def _constant(function):
+    """Cache a function, and let torch.compile call it while it traces and keep what it returned.
+
+    The mark is torch.compiler.assume_constant_result without its import of the whole compiler;
+    torch.compile does not see it on what lru_cache returns.
+    """
+    cached = lru_cache(function)
+
+    @wraps(function)
+    def call(*arguments):
+        return cached(*arguments)
+
+    call._dynamo_marked_constant = True
+    return call
+
+
 @lru_cache
 def load(name: str) -> ModuleType:
     """The module of a backend with kernels ("cpp", "triton")."""
     return import_module(f"snnkernels.backends.{name}")
+
+
+@_constant
+def checkpoint_every(name: str) -> int:
+    """Steps between the states that a backend with kernels keeps for its backward pass."""
+    return load(name).CHECKPOINT_EVERY
 
 
 @lru_cache
@@ -53,7 +75,7 @@ def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
     return tuple(name for name in names if why_unavailable(name, kind) is None)
 
 
-@lru_cache
+@_constant
 def choose(name: str, device_type: str, dtype: torch.dtype) -> str:
     """The backend to run: ``name`` itself or an error, or the preferred one for "auto"."""
     if name == "auto":
