@@ -217,6 +217,7 @@ class LeakyReadout(_Neuron):
         self._coefficient("decay", decay, learn_decay)
         self.output = output
         self.backend = backend
+        self(torch.zeros(0, 1, channels or 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Integrate `[T, N, *]` to `[N, *]`."""
@@ -254,6 +255,8 @@ class OverTime(nn.Module):
 
     def __init__(self, *modules: nn.Module) -> None:
         super().__init__()
+        if not modules:
+            raise ValueError("OverTime needs at least one module; got none")
         self.module = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
     def forward(self, x: Tensor) -> Tensor:
