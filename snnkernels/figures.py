@@ -1,0 +1,198 @@
+"""Pictures of spiking networks at work. Needs matplotlib; draws to files, opens no window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+BLUE, ORANGE, GREY, BLACK = "#0072b2", "#d55e00", "#b8b8b8", "#222222"
+
+CURVES = (("train", BLUE, "training, mean of"), ("val", ORANGE, "test, after"))
+
+
+class Reading(NamedTuple):
+    """What a network made of one sample.
+
+    Attributes:
+        image: `[H, W]`, 0 ... 1.
+        label: the true class.
+        s: spikes of the output neurons `[T, C]`.
+        h: their potentials before firing `[T, C]`.
+    """
+
+    image: Tensor
+    label: int
+    s: Tensor
+    h: Tensor
+
+    @property
+    def answer(self) -> int:
+        """The class that spiked most."""
+        return int(self.s.sum(0).argmax())
+
+
+def raster(path: Path, image: Tensor, label: int, layers: dict[str, Tensor], shown: int = 128):
+    """Spikes of every layer over time, beside the image that caused them.
+
+    Args:
+        path: where the picture goes.
+        image: `[H, W]`.
+        label: class of the image.
+        layers: title and spikes `[T, M]` of each layer.
+        shown: at most so many neurons of a layer, evenly spaced. Default: 128.
+    """
+    figure = Figure(figsize=(3 + 2.6 * len(layers), 4.2), layout="constrained")
+    axes = figure.subplots(1, 1 + len(layers), width_ratios=[1.1] + [1] * len(layers))
+    _image(axes[0], image, f"input: a {label}")
+    for axis, (title, spikes) in zip(axes[1:], layers.items(), strict=True):
+        steps, size = spikes.shape
+        rate = float(spikes.mean())
+        if size > shown:
+            spikes = spikes[:, torch.linspace(0, size - 1, shown).round().long()]
+        t, neuron = spikes.nonzero(as_tuple=True)
+        count = spikes.shape[1]
+        axis.scatter(
+            (t + 1).tolist(), neuron.tolist(), s=60 if count <= 10 else 5, color=BLUE, linewidths=0
+        )
+        axis.set_xlim(0.5, steps + 0.5)
+        axis.set_ylim(-0.7, count - 0.3)
+        axis.set_xticks(range(1, steps + 1))
+        axis.set_xlabel("time step")
+        if count <= 10:
+            axis.set_yticks(range(count))
+        part = f"{count} of {size:,} neurons" if size > shown else f"{size} neurons"
+        axis.set_ylabel("digit" if count <= 10 else part)
+        axis.set_title(f"{title}\na neuron fires in {rate:.0%} of the steps", fontsize=10)
+    figure.suptitle("Spikes of one digit through the network")
+    _save(figure, path)
+
+
+def potentials(path: Path, readings: Sequence[Reading], threshold: float) -> None:
+    """Potentials of the output neurons over time, one row for each sample.
+
+    Args:
+        path: where the picture goes.
+        readings: samples, for example one that was read right and one that was not.
+        threshold: at which the neurons fire.
+    """
+    figure = Figure(figsize=(9, 3.3 * len(readings) + 0.4), layout="constrained")
+    rows = figure.subplots(len(readings), 2, width_ratios=[1, 2.6], squeeze=False)
+    for (left, right), reading in zip(rows, readings, strict=True):
+        verdict = "right" if reading.answer == reading.label else "wrong"
+        _image(left, reading.image, f"a {reading.label}, read as {reading.answer}: {verdict}")
+        steps = range(1, len(reading.h) + 1)
+        for digit in range(reading.h.shape[1]):
+            colour, width, name = GREY, 1.0, None
+            count = int(reading.s[:, digit].sum())
+            if digit == reading.label:
+                colour, width, name = BLUE, 2.2, f"{digit}, the true digit: {_spikes(count)}"
+            elif digit == reading.answer:
+                colour, width, name = ORANGE, 2.2, f"{digit}, the answer: {_spikes(count)}"
+            right.plot(
+                steps, reading.h[:, digit].tolist(), color=colour, linewidth=width, label=name
+            )
+            fired = reading.s[:, digit].nonzero().flatten()
+            at, h = (fired + 1).tolist(), reading.h[fired, digit].tolist()
+            right.plot(at, h, "o", color=colour, markersize=6)
+        right.plot([], [], color=GREY, label="the other digits")
+        right.plot([], [], "o", color=BLACK, label="spike")
+        right.axhline(threshold, color=BLACK, linestyle="--", linewidth=1, label="threshold")
+        right.set_xticks(list(steps))
+        right.set_ylabel("potential h before firing")
+        right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    rows[-1][1].set_xlabel("time step")
+    figure.suptitle("Potentials of the ten output neurons")
+    _save(figure, path)
+
+
+def curves(path: Path, steps: Sequence[float], epochs: Sequence[dict[str, float]]) -> None:
+    """Loss and accuracy over training.
+
+    Args:
+        path: where the picture goes.
+        steps: training loss of every step.
+        epochs: dicts with train_loss, val_loss, train_accuracy and val_accuracy.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    ends = range(1, len(epochs) + 1)
+    per_epoch = len(steps) / max(1, len(epochs))
+    at = [(i + 1) / per_epoch for i in range(len(steps))]
+    left.plot(at, steps, color=GREY, linewidth=0.8, label="training, each step")
+    for axis, measure, name in ((left, "loss", "loss"), (right, "accuracy", "accuracy (%)")):
+        scale = 100 if measure == "accuracy" else 1
+        for phase, colour, label in (
+            ("train", BLUE, "training, mean of"),
+            ("val", ORANGE, "test, after"),
+        ):
+            values = [scale * epoch[f"{phase}_{measure}"] for epoch in epochs]
+            axis.plot(ends, values, "o-", color=colour, label=f"{label} each epoch")
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(name)
+        axis.set_xticks(list(ends))
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    left.set_yscale("log")
+    left.set_title("Loss")
+    right.set_title(f"Accuracy: {100 * epochs[-1]['val_accuracy']:.1f} % of the test samples")
+    _save(figure, path)
+
+
+def speed(
+    path: Path,
+    layer: dict[str, float],
+    step: dict[str, float],
+    share: dict[str, float],
+    subtitle: str,
+) -> None:
+    """Bars of the time that backends take.
+
+    Args:
+        path: where the picture goes.
+        layer: seconds of one neuron layer alone, by backend.
+        step: seconds of a training step, by backend.
+        share: of the step that passes in neuron layers, 0 ... 1, by backend.
+        subtitle: what was measured, and on what.
+    """
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = list(layer)
+    bars = left.bar(names, [1e3 * layer[n] for n in names], 0.6, color=ORANGE)
+    left.bar_label(bars, [f"{1e3 * layer[n]:.1f} ms" for n in names], padding=2)
+    left.set_title(f"One neuron layer: {max(layer.values()) / min(layer.values()):.1f} times")
+    neurons = [1e3 * step[n] * share[n] for n in names]
+    rest = [1e3 * step[n] * (1 - share[n]) for n in names]
+    right.bar(names, rest, 0.6, color=BLUE, label="everything else")
+    bars = right.bar(names, neurons, 0.6, rest, color=ORANGE, label="neurons")
+    labels = [f"{1e3 * step[n]:.0f} ms\nneurons {share[n]:.0%}" for n in names]
+    right.bar_label(bars, labels, padding=2)
+    right.set_title(f"Whole training step: {max(step.values()) / min(step.values()):.1f} times")
+    right.legend(frameon=False)
+    for axis in (left, right):
+        axis.set_ylabel("time (ms), lower is better")
+        axis.set_xlabel("backend of the neurons")
+        axis.margins(y=0.18)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(subtitle, fontsize=10)
+    _save(figure, path)
+
+
+def _spikes(count: int) -> str:
+    return f"{count} spike" + ("" if count == 1 else "s")
+
+
+def _image(axis, image: Tensor, title: str) -> None:
+    axis.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=1)
+    axis.set_title(title, fontsize=11)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
