@@ -30,7 +30,11 @@ define build
 	cmake -S . -B $$dir $${ninja:+-GNinja -DCMAKE_MAKE_PROGRAM=$$ninja} \
 	  -DPython_EXECUTABLE=$$($(1) -c 'import sys; print(sys.executable)') $(CMAKE_ARGS) >/dev/null && \
 	cmake --build $$dir --parallel $(JOBS) && \
-	cmake --install $$dir --prefix . >/dev/null
+	cmake --install $$dir --component core --prefix . >/dev/null && \
+	{ { cmake --build $$dir --target cuda_module --parallel $(JOBS) && \
+	    cmake --install $$dir --component cuda --prefix . >/dev/null; } || \
+	  { rm -f snnkernels/_cuda.*; \
+	    echo '*** The CUDA kernels were not built (see above); all else works. ***' >&2; }; }
 endef
 
 $(STAMP): constraints.txt pyproject.toml
@@ -92,5 +96,5 @@ docs: build  ## HTML under docs/_build/
 	$(PY) -m sphinx -W -b html docs docs/_build
 
 clean:  ## removes builds and caches; keeps .venv
-	rm -rf build dist *.egg-info docs/_build .pytest_cache .ruff_cache .hypothesis snnkernels/_core.*
+	rm -rf build dist *.egg-info docs/_build .pytest_cache .ruff_cache .hypothesis snnkernels/_c*.so
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

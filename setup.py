@@ -1,4 +1,4 @@
-"""Builds `snnkernels._core` with CMake; everything else stands in pyproject.toml.
+"""Builds `snnkernels._core`, and `_cuda` where there is nvcc; pyproject.toml says all the rest.
 
 Flags for CMake go in the usual variable: `CMAKE_ARGS="-DSNN_WERROR=ON" pip install .`
 """
@@ -16,11 +16,15 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / sys.implementation.cache_tag  # as in the Makefile: rebuilds are quick
+PARTS = {  # module: CMake target, CMake component, what is missing without it
+    "_core": ("_core", "core", 'BACKEND "cpp"'),
+    "_cuda": ("cuda_module", "cuda", "THE CUDA KERNELS COMPILED AHEAD OF TIME"),
+}
 BANNER = """
 {line}
-snnkernels: BACKEND "cpp" IS MISSING from this installation, its C++ core was not built:
+snnkernels: {part} IS MISSING from this installation, it was not built:
   {reason}
-The package works with its other backends. Mend the cause and install again to get "cpp".
+The package works with all else. Mend the cause and install again to get it.
 {line}"""
 
 
@@ -43,12 +47,16 @@ class CMakeBuild(build_ext):
         flags = ["-DSNN_PYTHON=ON", f"-DPython_EXECUTABLE={sys.executable}"]
         flags += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
         flags += shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        build, component, part = PARTS[ext.name.rpartition(".")[2]]
+        prefix = target.parent.parent
         try:
             call(cmake or "cmake", "-S", ROOT, "-B", BUILD, *flags)
-            call(cmake, "--build", BUILD, "--parallel", os.cpu_count())
-            call(cmake, "--install", BUILD, "--prefix", target.parent.parent)
+            call(cmake, "--build", BUILD, "--target", build, "--parallel", os.cpu_count())
+            call(cmake, "--install", BUILD, "--component", component, "--prefix", prefix)
         except (OSError, RuntimeError) as error:
-            print(BANNER.format(line="*" * 92, reason=error), file=sys.stderr, flush=True)
+            print(
+                BANNER.format(line="*" * 92, part=part, reason=error), file=sys.stderr, flush=True
+            )
 
     def copy_extensions_to_source(self):
         for ext in self.extensions:  # an editable install: the same rule
@@ -56,5 +64,5 @@ class CMakeBuild(build_ext):
         super().copy_extensions_to_source()
 
 
-core = Extension("snnkernels._core", sources=[], optional=True)
-setup(ext_modules=[core], cmdclass={"build_ext": CMakeBuild})
+modules = [Extension(f"snnkernels.{name}", sources=[], optional=True) for name in PARTS]
+setup(ext_modules=modules, cmdclass={"build_ext": CMakeBuild})

@@ -311,8 +311,8 @@ def lif(
         surrogate: one of `Triangle`, `Rectangle`, `Gaussian`, `ATan`, `Sigmoid`, `FastSigmoid`.
             Default: ``Triangle()``.
         record: "h" returns the potentials before firing as a third value. Default: None.
-        backend: "auto", "torch", "cpp" or "triton"; a backend that is named works or raises. See
-            `available_backends`. Default: "auto".
+        backend: "auto", "torch", "cpp", "triton" or "cuda"; a backend that is named works or
+            raises. See `available_backends`. Default: "auto".
 
     Returns:
         ``(s, state)`` or, with ``record="h"``, ``(s, state, h)``: spikes in the shape, dtype and

@@ -12,10 +12,10 @@ from types import ModuleType
 
 import torch
 
-BACKENDS = ("torch", "cpp", "triton")
+BACKENDS = ("torch", "cpp", "triton", "cuda")
 
 # What "auto" tries on each kind of device, best first.
-PREFERENCE = {"cpu": ("cpp", "torch"), "cuda": ("triton", "torch")}
+PREFERENCE = {"cpu": ("cpp", "torch"), "cuda": ("triton", "cuda", "torch")}
 
 
 def _constant(function):
@@ -36,7 +36,7 @@ def _constant(function):
 
 @lru_cache
 def load(name: str) -> ModuleType:
-    """The module of a backend with kernels ("cpp", "triton")."""
+    """The module of a backend with kernels ("cpp", "triton", "cuda")."""
     return import_module(f"snnkernels.backends.{name}")
 
 

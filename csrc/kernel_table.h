@@ -1,0 +1,101 @@
+// The kernels that are compiled ahead of time, each under the name by which NVRTC would be asked
+// for it. backends/cuda_launch.py picks from these names; a test holds the two lists together.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cuda.h"
+#include "kernels.cuh"
+
+namespace snn {
+namespace cuda {
+
+namespace table {
+
+inline const char* name(float) { return "float"; }
+inline const char* name(bf16) { return "snn::cuda::bf16"; }
+inline const char* name(f16) { return "snn::cuda::f16"; }
+inline const char* name(bool flag) { return flag ? "true" : "false"; }
+inline const char* name(Reset reset) {
+  return reset == Reset::hard   ? "snn::Reset::hard"
+         : reset == Reset::soft ? "snn::Reset::soft"
+                                : "snn::Reset::none";
+}
+
+template <class... Part>
+std::string join(const char* kernel, Part... part) {
+  std::string all;
+  ((all += (all.empty() ? "" : ", ") + std::string(part)), ...);
+  return "snn::cuda::" + std::string(kernel) + "<" + all + ">";
+}
+
+template <class Arguments>
+Kernel kernel(const std::string& name, void (*entry)(Arguments)) {
+  return {name, reinterpret_cast<const void*>(entry), sizeof(Arguments)};
+}
+
+template <class IO, Reset R, int VEC, int U, bool RARE>
+Kernel forward() {
+  return kernel(join("neuron_fwd_kernel", name(IO()), name(R), std::to_string(VEC),
+                     std::to_string(U), name(RARE)),
+                &neuron_fwd_kernel<IO, R, VEC, U, RARE>);
+}
+
+template <class IO, Reset R, bool DETACH, int VEC, int K, bool RARE>
+Kernel backward() {
+  return kernel(join("neuron_bwd_kernel", name(IO()), name(R), name(DETACH), std::to_string(VEC),
+                     std::to_string(K), name(RARE)),
+                &neuron_bwd_kernel<IO, R, DETACH, VEC, K, RARE>);
+}
+
+template <class IO, Reset R>
+void add_forward(std::vector<Kernel>& to) {
+  constexpr int W = 16 / sizeof(IO), RING = W / 4, U = 32 / W;  // W: neurons in 16 bytes
+  to.push_back(forward<IO, R, W, U, false>());
+  to.push_back(forward<IO, R, W / 2, 2 * U, false>());
+  if (W / 2 > 2) to.push_back(forward<IO, R, 2, 16, false>());
+  to.push_back(forward<IO, R, 1, 16, false>());
+  to.push_back(forward<IO, R, W, U, true>());
+  to.push_back(forward<IO, R, 1, 16, true>());
+  to.push_back(
+      kernel(join("neuron_fwd_ring_kernel", name(IO()), name(R), std::to_string(RING), "16"),
+             &neuron_fwd_ring_kernel<IO, R, RING, 16>));
+}
+
+template <class IO, Reset R, bool DETACH>
+void add_backward(std::vector<Kernel>& to) {
+  constexpr int RING = 4 / sizeof(IO);
+  to.push_back(backward<IO, R, DETACH, 4, 4, false>());
+  to.push_back(backward<IO, R, DETACH, 4, 8, false>());
+  to.push_back(backward<IO, R, DETACH, 2, 16, false>());
+  to.push_back(backward<IO, R, DETACH, 1, 16, false>());
+  to.push_back(backward<IO, R, DETACH, 1, 16, true>());
+  to.push_back(kernel(
+      join("neuron_bwd_ring_kernel", name(IO()), name(R), name(DETACH), std::to_string(RING), "7"),
+      &neuron_bwd_ring_kernel<IO, R, DETACH, RING, 7>));
+}
+
+}  // namespace table
+
+// All kernels of one element type.
+template <class IO>
+void add_kernels(std::vector<Kernel>& to) {
+  table::add_forward<IO, Reset::hard>(to);
+  table::add_forward<IO, Reset::soft>(to);
+  table::add_forward<IO, Reset::none>(to);
+  table::add_backward<IO, Reset::hard, false>(to);
+  table::add_backward<IO, Reset::hard, true>(to);
+  table::add_backward<IO, Reset::soft, false>(to);
+  table::add_backward<IO, Reset::soft, true>(to);
+  table::add_backward<IO, Reset::none, false>(to);  // nothing to detach
+}
+
+inline void add_reductions(std::vector<Kernel>& to) {
+  using table::kernel;
+  to.push_back(kernel("snn::cuda::reduce_channels_kernel<256>", &reduce_channels_kernel<256>));
+  to.push_back(kernel("snn::cuda::reduce_parts_kernel<256>", &reduce_parts_kernel<256>));
+}
+
+}  // namespace cuda
+}  // namespace snn

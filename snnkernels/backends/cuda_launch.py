@@ -1,0 +1,247 @@
+"""Which CUDA kernel runs a call, in which shape, and with which arguments.
+
+Both ways to the kernels (compiled ahead of time, compiled at run time) ask here, and so do the
+tests that run them on the CPU: the one place where a kernel is chosen.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snnkernels.layout import Layout, Rows
+
+CHECKPOINT_EVERY = 16  # steps; a backward kernel holds as many in its registers
+THREADS, RING_THREADS, REDUCE_THREADS = 128, 32, 256  # per block, as in csrc/kernels.cuh
+
+# From this many steps on a ring of stages in shared memory pays, if its warps are so few that each
+# multiprocessor holds all of its share at once (32 KiB of ring each).
+RING_STEPS, RING_WARPS = 64, 6
+
+IO = {torch.float32: "float", torch.bfloat16: "snn::cuda::bf16", torch.float16: "snn::cuda::f16"}
+_RESETS = ("snn::Reset::hard", "snn::Reset::soft", "snn::Reset::none")
+_ABSENT = (0, 0, 0, 0)
+_CALL = struct.Struct("<41q2i6f2i")
+_REDUCTION = struct.Struct("<7q")
+
+
+class Launch(NamedTuple):
+    """A kernel, by the name that NVRTC knows it by, and the blocks it runs in."""
+
+    kernel: str
+    blocks: int
+    threads: int
+
+
+class Shape(NamedTuple):
+    """What the choice of a kernel depends on.
+
+    Attributes:
+        io: element type in C++.
+        size: its bytes.
+        steps: T.
+        outer: O.
+        inner: I.
+        aligned: elements that every access may take at once: a power of two.
+        ring: every row starts at a multiple of 16 bytes and ends at one.
+        rare: any option that only the RARE kernels have.
+        multiprocessors: of the GPU.
+    """
+
+    io: str
+    size: int
+    steps: int
+    outer: int
+    inner: int
+    aligned: int
+    ring: bool
+    rare: bool
+    multiprocessors: int
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _widest(shape: Shape, widths: tuple[int, ...]) -> int:
+    """The most neurons a thread may take while each multiprocessor still gets a full block."""
+    fitting = [w for w in widths if w <= shape.aligned]
+    neurons = shape.outer * shape.inner
+    return next((w for w in fitting if neurons >= w * THREADS * shape.multiprocessors), fitting[-1])
+
+
+def _blocks(shape: Shape, vec: int) -> int:
+    return -(-shape.outer * (shape.inner // vec) // THREADS)
+
+
+def _ring(shape: Shape) -> Launch | None:
+    """The shape of a ring kernel where one pays: a warp holds 32 words of 4 bytes."""
+    tiles = shape.outer * -(-shape.inner // (32 * (4 // shape.size)))
+    pays = shape.steps >= RING_STEPS and tiles <= RING_WARPS * shape.multiprocessors
+    return Launch("", tiles, RING_THREADS) if pays and shape.ring and not shape.rare else None
+
+
+@lru_cache(maxsize=1024)
+def forward(shape: Shape, reset: int) -> Launch:
+    """The kernel for a forward call.
+
+    As many steps are loaded ahead as make 8 registers of 16-bit input, or 32 of float32.
+    """
+    ring = _ring(shape)
+    if ring:
+        name = f"neuron_fwd_ring_kernel<{shape.io}, {_RESETS[reset]}, {4 // shape.size}, 16>"
+        return ring._replace(kernel="snn::cuda::" + name)
+    most = 16 // shape.size
+    widths = (most, 1) if shape.rare else (8, 4, 2, 1)[(0 if most == 8 else 1) :]
+    vec = _widest(shape, widths)
+    ahead = min(32 // vec, 16)
+    name = f"neuron_fwd_kernel<{shape.io}, {_RESETS[reset]}, {vec}, {ahead}, {_flag(shape.rare)}>"
+    return Launch("snn::cuda::" + name, _blocks(shape, vec), THREADS)
+
+
+@lru_cache(maxsize=1024)
+def backward(shape: Shape, reset: int, detach: bool) -> Launch:
+    """The kernel for a backward call: short sequences take fewer steps and more neurons."""
+    policy = f"{shape.io}, {_RESETS[reset]}, {_flag(detach and reset != 2)}"
+    ring = _ring(shape)
+    if ring:
+        name = f"neuron_bwd_ring_kernel<{policy}, {4 // shape.size}, 7>"
+        return ring._replace(kernel="snn::cuda::" + name)
+    vec, chunk = 1, CHECKPOINT_EVERY
+    if not shape.rare:
+        short = shape.steps <= 8
+        vec = _widest(shape, (4, 2, 1) if short else (2, 1))
+        chunk = {4: 4 if shape.steps <= 4 else 8}.get(vec, CHECKPOINT_EVERY)
+    name = f"neuron_bwd_kernel<{policy}, {vec}, {chunk}, {_flag(shape.rare)}>"
+    return Launch("snn::cuda::" + name, _blocks(shape, vec), THREADS)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def shape_of(
+    layout: Layout,
+    dtype: torch.dtype,
+    sequences: list[tuple[Tensor | None, Rows | None]],
+    states: list[Tensor | None],
+    rare: bool,
+    multiprocessors: int,
+) -> Shape:
+    """The shape of a call; ``sequences`` and ``states`` are all the buffers it touches."""
+    size = dtype.itemsize
+    widths = layout.inner  # its lowest bit, and those below, are what all accesses share
+    ring = layout.inner * size
+    for tensor, rows in sequences:
+        if tensor is None or not rows.inner:
+            rare = rare or tensor is None or not rows.inner
+            continue
+        strides = rows.time | (rows.outer if layout.outer > 1 else 0)
+        elements = (tensor.data_ptr() // tensor.element_size()) | strides
+        widths |= elements
+        ring |= tensor.data_ptr() | strides * tensor.element_size()
+    for tensor in states:
+        if tensor is not None:
+            widths |= tensor.data_ptr() // 4
+            ring |= tensor.data_ptr()
+    ring |= layout.inner * 4  # rows of state
+    aligned = min(widths & -widths, 8)
+    return Shape(
+        IO[dtype],
+        size,
+        layout.steps,
+        layout.outer,
+        layout.inner,
+        aligned,
+        ring % 16 == 0,
+        rare,
+        multiprocessors,
+    )
+
+
+def pack_call(
+    layout: Layout,
+    options,
+    numbers,
+    decay: Tensor | None,
+    v_threshold: Tensor | None,
+    *,
+    x=_ABSENT,
+    s=_ABSENT,
+    h=_ABSENT,
+    ds=_ABSENT,
+    dh=_ABSENT,
+    dx=_ABSENT,
+    v0: Tensor | None = None,
+    wait0: Tensor | None = None,
+    dv: Tensor | None = None,
+    v: Tensor | None = None,
+    wait: Tensor | None = None,
+    checkpoints: Tensor | None = None,
+    dv0: Tensor | None = None,
+    ddecay: Tensor | None = None,
+    dtheta: Tensor | None = None,
+) -> bytes:
+    """The arguments of a neuron kernel: ``csrc/kernels.cuh: Call``, field by field."""
+    addresses = (v0, wait0, dv, v, wait, checkpoints, dv0, ddecay, dtheta, decay, v_threshold)
+    return _CALL.pack(
+        *x,
+        *s,
+        *h,
+        *ds,
+        *dh,
+        *dx,
+        *map(_address, addresses),
+        1 if decay is None else decay.numel(),
+        1 if v_threshold is None else v_threshold.numel(),
+        layout.outer,
+        layout.inner,
+        layout.channels,
+        layout.channel_inner,
+        layout.steps,
+        options.checkpoint_every,
+        *numbers[:3],
+        float(options.refractory),
+        *numbers[3:],
+        options.surrogate,
+        0,
+    )
+
+
+def rows_of(tensor: Tensor | None, rows: Rows | None) -> tuple[int, ...]:
+    """A sequence as the kernels take it: address and strides, in elements."""
+    return _ABSENT if tensor is None else (tensor.data_ptr(), *rows)
+
+
+def reduction(neurons: int, channels: int) -> tuple[Launch, Launch, int]:
+    """The two kernels that add up a parameter's gradient, and the parts each channel is cut into.
+
+    It depends on the shape alone, so that the sum is the same on every GPU.
+    """
+    parts = max(1, min(64, neurons // channels // (8 * REDUCE_THREADS)))
+    return (
+        Launch("snn::cuda::reduce_channels_kernel<256>", channels * parts, REDUCE_THREADS),
+        Launch(
+            "snn::cuda::reduce_parts_kernel<256>", -(-channels // REDUCE_THREADS), REDUCE_THREADS
+        ),
+        parts,
+    )
+
+
+def pack_reduction(
+    per_neuron: Tensor, partial: Tensor, out: Tensor, channel_inner: int, parts: int
+) -> bytes:
+    """The arguments of the reduction kernels: ``csrc/kernels.cuh: Reduction``."""
+    return _REDUCTION.pack(
+        per_neuron.data_ptr(),
+        partial.data_ptr(),
+        out.data_ptr(),
+        per_neuron.numel(),
+        out.numel(),
+        channel_inner,
+        parts,
+    )

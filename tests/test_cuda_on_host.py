@@ -1,0 +1,94 @@
+"""The CUDA kernels, run on the CPU by an emulation of blocks and threads: bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from snnkernels.backends import cuda_launch
+from tests.cases import (
+    AXES,
+    DTYPES,
+    LARGE_SHAPES,
+    NEURONS,
+    SHAPES,
+    VALUES,
+    Neuron,
+    Shape,
+    make_inputs,
+    pairwise,
+)
+from tests.compare import assert_matches, expected, run
+from tests.cuda_emulation import emulator, emulator_library  # noqa: F401  (fixtures)
+
+pytestmark = pytest.mark.usefixtures("nan_filled")
+
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+
+
+def check(shape: Shape, neuron: Neuron, dtype, values: str = "normal") -> None:
+    want = expected(make_inputs(shape, neuron, dtype, values), neuron)
+    assert_matches(run(want.inputs, neuron, "cuda"), want)
+
+
+@pytest.mark.parametrize("name", NEURONS)
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s != "no_steps"])
+def test_shapes(emulator, shape, name):  # noqa: F811
+    kinds = itertools.cycle(itertools.product(DTYPES, (1, 132)))
+    turn = list(SHAPES).index(shape) + list(NEURONS).index(name)
+    dtype, emulator.multiprocessors = next(itertools.islice(kinds, turn % 6, None))
+    check(SHAPES[shape], NEURONS[name], dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("values", VALUES)
+def test_values(emulator, values, dtype):  # noqa: F811
+    emulator.multiprocessors = 1
+    for neuron in NEURONS.values():
+        check(Shape((18, 2, 3, 8)), neuron, dtype, values)
+
+
+@dtypes
+def test_pairs_of_options(emulator, dtype):  # noqa: F811
+    for row in pairwise(AXES):
+        check(Shape((37, 2, 3, 8)), Neuron(**row), dtype)
+
+
+def test_many_blocks(emulator):  # noqa: F811
+    for shape, dtype in zip(LARGE_SHAPES.values(), DTYPES, strict=True):
+        check(shape, NEURONS["default"], dtype)
+
+
+# Multiprocessors, neurons and steps that lead to each kernel, with many blocks, the last of them
+# not full: few steps; many; fewer neurons in a thread; one, because nothing divides the number.
+SIZES = [(1, 1032, 3), (1, 1032, 8), (1, 1032, 37), (1, 516, 37), (1, 258, 21), (1, 259, 21)]
+POLICIES = [("hard", False), ("hard", True), ("soft", False), ("soft", True), ("none", False)]
+
+
+@dtypes
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_kernel(emulator, dtype, policy):  # noqa: F811
+    reset, detach = policy
+    for emulator.multiprocessors, neurons, steps in SIZES:
+        check(Shape((steps, neurons)), Neuron(reset, detach), dtype)
+    for neurons in (1032, 259):
+        check(Shape((9, neurons)), Neuron(reset, detach, record="h", coefficients="scalar"), dtype)
+    emulator.multiprocessors = 8  # a ring: more stages than it has, its last tile not full
+    check(Shape((280, 72 * (4 // dtype.itemsize))), Neuron(reset, detach), dtype)
+
+    io = f"<{cuda_launch.IO[dtype]}, snn::Reset::{reset}"
+    backward = f"{io}, {'true' if detach else 'false'}, "
+    built = {n for n in emulator.kernel_names() if io in n and ("fwd" in n or backward in n)}
+    assert built and built <= set(emulator.launched), built - set(emulator.launched)
+
+
+@pytest.mark.parametrize("steps", (1, 15, 16, 17, 63, 64, 65, 240, 257))
+def test_rings_of_any_length(emulator, steps, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(cuda_launch, "RING_STEPS", 1)
+    cuda_launch.forward.cache_clear(), cuda_launch.backward.cache_clear()
+    for dtype in DTYPES:
+        for shape in (Shape((steps, 40)), Shape((steps, 3, 80), order=(1, 0, 2))):
+            check(shape, Neuron(start="given"), dtype)
+    cuda_launch.forward.cache_clear(), cuda_launch.backward.cache_clear()
+    assert all("ring" in kernel for kernel in emulator.launched)
