@@ -18,8 +18,13 @@ struct Isa {
   bool (*runs)();
   void (*forward)(const NeuronForward&);
   void (*backward)(const NeuronBackward&);
+  void (*iir_forward)(const IirForward&);
+  void (*iir_backward)(const IirBackward&);
   void (*stream)(float*, const float*, const float*, int64_t, int);
 };
+
+#define SNN_KERNELS(ISA) \
+  ISA::neuron_forward, ISA::neuron_backward, ISA::iir_forward, ISA::iir_backward, ISA::stream
 
 const Isa ISAS[] = {
 #if defined(SNN_X86)
@@ -28,13 +33,13 @@ const Isa ISAS[] = {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
      },
-     avx512::neuron_forward, avx512::neuron_backward, avx512::stream},
+     SNN_KERNELS(avx512)},
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); },
-     avx2::neuron_forward, avx2::neuron_backward, avx2::stream},
+     SNN_KERNELS(avx2)},
 #endif
-    {"baseline", [] { return true; }, baseline::neuron_forward, baseline::neuron_backward,
-     baseline::stream},
+    {"baseline", [] { return true; }, SNN_KERNELS(baseline)},
 };
+#undef SNN_KERNELS
 
 const Isa* best_isa() {
   for (const Isa& isa : ISAS) {
@@ -49,6 +54,8 @@ std::atomic<const Isa*> chosen{best_isa()};
 
 void neuron_forward(const NeuronForward& call) { chosen.load()->forward(call); }
 void neuron_backward(const NeuronBackward& call) { chosen.load()->backward(call); }
+void iir_forward(const IirForward& call) { chosen.load()->iir_forward(call); }
+void iir_backward(const IirBackward& call) { chosen.load()->iir_backward(call); }
 void stream(float* to, const float* a, const float* b, int64_t count, int threads) {
   chosen.load()->stream(to, a, b, count, threads);
 }

@@ -1,4 +1,4 @@
-// The kernels of cpu_kernels.cpp, one namespace per instruction set.
+// The kernels of cpu_kernels.cpp and cpu_iir.cpp, one namespace per instruction set.
 #pragma once
 
 #include "snncore.h"
@@ -9,6 +9,8 @@ namespace snn {
   namespace ISA {                                                              \
   void neuron_forward(const NeuronForward&);                                   \
   void neuron_backward(const NeuronBackward&);                                 \
+  void iir_forward(const IirForward&);                                         \
+  void iir_backward(const IirBackward&);                                       \
   void stream(float*, const float*, const float*, int64_t count, int threads); \
   }
 SNN_DECLARE(baseline)

@@ -77,6 +77,18 @@ SNN_HD F surrogate_grad(Surrogate kind, F u, F p, F q) {
   }
 }
 
+// One step of the filter of order P, Q (Fang et al., eq. 5d): the inputs and then the outputs, each
+// from the oldest to the newest, so that only one product and one sum wait for f[t-1]. beta(q),
+// x(q), alpha(p), f(p) are the values at lag q = 0..Q and p = 1..P. Its adjoint is the same step
+// backward in time: g[t] = df[t] + sum of alpha(p) g[t+p], dx[t] = sum of beta(q) g[t+q].
+template <class Beta, class X, class Alpha, class Y>
+SNN_HD auto filter(int P, int Q, Beta beta, X x, Alpha alpha, Y f) -> decltype(beta(0) * x(0)) {
+  auto sum = beta(Q) * x(Q);
+  for (int q = Q - 1; q >= 0; --q) sum = sum + beta(q) * x(q);
+  for (int p = P; p >= 1; --p) sum = sum + alpha(p) * f(p);
+  return sum;
+}
+
 template <class F>
 SNN_HD F charge(F decay, F v, F x) {
   return decay * v + x;

@@ -35,10 +35,15 @@ struct Coefficient {
   float shared() const { return p ? *p : value; }
 };
 
-// What a call computes; shared by forward and backward.
-struct Problem {
+// The steps and neurons of a call.
+struct Walk {
   int64_t T, O, I, C, channel_inner;
-  Dtype dtype;  // of x, s and their gradients; all else is float32
+  Dtype dtype;  // of the sequences, unless they say otherwise; all else is float32
+  int threads;
+};
+
+// What a call of the neuron computes; shared by forward and backward.
+struct Problem : Walk {
   Charge charge;
   Compare compare;
   Spikes spikes;
@@ -53,7 +58,6 @@ struct Problem {
   Input x;             // dtype
   const float* v0;     // [M] before the first step; nullptr: zero
   const float* wait0;  // [M] steps still to wait; nullptr: zero
-  int threads;
 };
 
 struct NeuronForward {
@@ -80,6 +84,49 @@ struct NeuronBackward {
 
 void neuron_forward(const NeuronForward& call);
 void neuron_backward(const NeuronBackward& call);
+
+// f[t] = sum of beta[q] x[t-q] over q = 0..Q + sum of alpha[p] f[t-p] over p = 1..P.
+//
+// The state is [P + Q, M]: f[t-1], ..., f[t-P], then x[t-1], ..., x[t-Q].
+constexpr int MAX_ORDER = 64;  // of P and of Q
+
+struct Filter {
+  int P, Q;
+  const float* alpha;   // [P, count]
+  const float* beta;    // [Q + 1, count]
+  int64_t count;        // 1, or C: one filter per channel
+  const float* state0;  // [P + Q, M] before the first step; nullptr: zero
+
+  int rows() const { return P + Q; }
+};
+
+struct IirForward {
+  Walk walk;
+  Filter filter;
+  Input x;             // dtype
+  Output f;            // dtype
+  float* state;        // [P + Q, M] after the last step
+  int64_t K;           // 0: keep no checkpoints
+  float* checkpoints;  // [(T - 1) / K, P, M]: the last P outputs before step K, 2K, ...
+};
+
+struct IirBackward {
+  Walk walk;
+  Filter filter;
+  Input df;             // dtype; p == nullptr: zero
+  const float* dstate;  // [P + Q, M]; nullptr: nothing arrives
+  Output dx;            // dtype; p == nullptr: not wanted
+  float* dstate0;       // [P + Q, M]; nullptr: not wanted
+  // Only for the gradients of the coefficients, [P + Q + 1, M]: of alpha, then of beta, summed over
+  // time; nullptr: not wanted, and neither are x, K and the checkpoints.
+  float* dcoefficients_per_neuron;
+  Input x;
+  int64_t K;
+  const float* checkpoints;
+};
+
+void iir_forward(const IirForward& call);
+void iir_backward(const IirBackward& call);
 
 // The ceilings that the kernels are measured against, by the same stores past the caches:
 // to[k] = a[k], and to[k] = a[k] + b[k] where b is not nullptr. Pointers aligned to 64 bytes.

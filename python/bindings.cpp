@@ -42,12 +42,16 @@ const char* const OPTIONS[] = {"charge",    "compare",    "spikes",
                                "when",      "reset",      "detach_reset",
                                "surrogate", "refractory", "checkpoint_every"};
 
+snn::Walk walk(const Shape& shape, int threads) {
+  return {shape[0], shape[1], shape[2], shape[3], shape[4], static_cast<snn::Dtype>(shape[5]),
+          threads};
+}
+
 snn::Problem problem(const Shape& shape, const Options& options, const Numbers& numbers,
                      const Coefficient& decay, const Coefficient& v_threshold, const Rows& x,
                      const State& state, int threads) {
   snn::Problem q{};
-  q.T = shape[0], q.O = shape[1], q.I = shape[2], q.C = shape[3], q.channel_inner = shape[4];
-  q.dtype = static_cast<snn::Dtype>(shape[5]);
+  static_cast<snn::Walk&>(q) = walk(shape, threads);
   q.charge = static_cast<snn::Charge>(options[0]);
   q.compare = static_cast<snn::Compare>(options[1]);
   q.spikes = static_cast<snn::Spikes>(options[2]);
@@ -65,7 +69,6 @@ snn::Problem problem(const Shape& shape, const Options& options, const Numbers& 
   q.x = input(x);
   q.v0 = at<const float>(state[0]);
   q.wait0 = at<const float>(state[1]);
-  q.threads = threads;
   return q;
 }
 
@@ -102,6 +105,37 @@ void backward(const Shape& shape, const Options& options, const Numbers& numbers
   snn::neuron_backward(a);
 }
 
+using Filter = std::array<int64_t, 6>;  // P, Q, alpha, beta, count, state0
+
+snn::Filter filter(const Filter& a) {
+  return {static_cast<int>(a[0]),
+          static_cast<int>(a[1]),
+          at<const float>(a[2]),
+          at<const float>(a[3]),
+          a[4],
+          at<const float>(a[5])};
+}
+
+void iir_forward(const Shape& shape, int threads, const Filter& f_of, const Rows& x, const Rows& f,
+                 Address state, int64_t K, Address checkpoints) {
+  const snn::IirForward a{
+      walk(shape, threads),  filter(f_of), input(x), output(f), at<float>(state), K,
+      at<float>(checkpoints)};
+  py::gil_scoped_release release;
+  snn::iir_forward(a);
+}
+
+void iir_backward(const Shape& shape, int threads, const Filter& f_of, const Rows& df,
+                  Address dstate, const Rows& dx, Address dstate0, Address dcoefficients,
+                  const Rows& x, int64_t K, Address checkpoints) {
+  const snn::IirBackward a{walk(shape, threads),        filter(f_of), input(df),
+                           at<const float>(dstate),     output(dx),   at<float>(dstate0),
+                           at<float>(dcoefficients),    input(x),     K,
+                           at<const float>(checkpoints)};
+  py::gil_scoped_release release;
+  snn::iir_backward(a);
+}
+
 void reduce_channels(Address per_neuron, int64_t M, int64_t C, int64_t channel_inner,
                      Address scratch, Address out, int threads) {
   py::gil_scoped_release release;
@@ -124,6 +158,9 @@ PYBIND11_MODULE(_core, m) {
   m.attr("REDUCE_BLOCKS") = snn::REDUCE_BLOCKS;
   m.def("neuron_forward", &forward);
   m.def("neuron_backward", &backward);
+  m.attr("MAX_ORDER") = snn::MAX_ORDER;
+  m.def("iir_forward", &iir_forward);
+  m.def("iir_backward", &iir_backward);
   m.def("reduce_channels", &reduce_channels);
   m.def("stream", &stream, py::arg("to"), py::arg("a"), py::arg("b"), py::arg("count"),
         py::arg("threads"));

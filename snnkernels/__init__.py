@@ -1,6 +1,7 @@
 """Fused kernels for spiking neural networks: the whole time loop of a neuron layer in one pass."""
 
 from snnkernels.backends import available_backends
+from snnkernels.filter_ops import iir
 from snnkernels.layers import LIF, LeakyReadout, OverTime, detach, reset
 from snnkernels.ops import lif
 from snnkernels.state import State
@@ -30,6 +31,7 @@ __all__ = [
     "Triangle",
     "available_backends",
     "detach",
+    "iir",
     "lif",
     "reset",
 ]

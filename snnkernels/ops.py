@@ -14,13 +14,21 @@ import torch
 from torch import Tensor
 
 from snnkernels import reference
+from snnkernels._op import (
+    check_input,
+    check_values,
+    in_memory_order,
+    lay_out,
+    nothing,
+    only_once,
+    register,
+)
 from snnkernels.backends import checkpoint_every, choose, load
-from snnkernels.layout import common_layout, empty_rows, lay_out_like
+from snnkernels.layout import empty_rows
 from snnkernels.state import State
 from snnkernels.surrogates import SURROGATES, Surrogate, Triangle
 
 RESETS = ("hard", "soft", "none")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MAX_REFRACTORY = 1 << 24  # float32 counts the steps
 DEFAULT_SURROGATE = Triangle()
 _NO_STATE = State()
@@ -64,33 +72,14 @@ WANT_X, WANT_V, WANT_DECAY, WANT_THRESHOLD = 1, 2, 4, 8
 
 # --- the private ops -----------------------------------------------------------------------------
 
-_library = torch.library.Library("snnkernels", "DEF")
-_library.define(
-    "neuron_forward(Tensor x, Tensor? v, Tensor? refractory, Tensor? decay, Tensor? v_threshold, "
-    "int[] options, float[] numbers, str backend) -> (Tensor s, Tensor state, Tensor h, "
-    "Tensor checkpoints)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define(
-    "neuron_backward(Tensor x, Tensor? v, Tensor? refractory, Tensor? decay, Tensor? v_threshold, "
-    "Tensor checkpoints, Tensor? ds, Tensor? dv, Tensor? dh, int[] options, float[] numbers, "
-    "str backend) -> (Tensor dx, Tensor dv0, Tensor ddecay, Tensor dv_threshold)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-
-
-def _nothing(x: Tensor) -> Tensor:
-    """An output that is not wanted; one for each, as outputs of an op must not be the same."""
-    return x.new_empty(0, dtype=torch.float32)
-
 
 def _forward_buffers(x, v, refractory, decay, v_threshold, options, numbers, backend):
     options = Options(*options)
     s = torch.empty_like(x)
     kept = (x.shape[0] - 1) // options.checkpoint_every if options.checkpoint_every else 0
-    h = torch.empty_like(s, dtype=torch.float32) if options.record_h else _nothing(x)
+    h = torch.empty_like(s, dtype=torch.float32) if options.record_h else nothing(x)
     state = empty_rows(s, options.state_rows)
-    checkpoints = empty_rows(s, kept, options.state_rows) if kept > 0 else _nothing(x)
+    checkpoints = empty_rows(s, kept, options.state_rows) if kept > 0 else nothing(x)
     return s, state, h, checkpoints
 
 
@@ -103,17 +92,14 @@ def _neuron_forward(x, v, refractory, decay, v_threshold, options, numbers, back
         for row, start in zip(state, (v, refractory), strict=False):
             row.zero_() if start is None else row.copy_(start)
         return outputs
-    layout = common_layout(s, x)
-    if layout.inputs[0] is None:
-        x = lay_out_like(x, s)
-        layout = common_layout(s, x)
+    layout, (x,) = lay_out(s, x)
     load(backend).neuron_forward(
         layout,
         options,
         numbers,
         x,
-        _in_memory_order(v, state[0]),
-        _in_memory_order(refractory, state[0]),
+        in_memory_order(v, state[0]),
+        in_memory_order(refractory, state[0]),
         decay,
         v_threshold,
         s=s,
@@ -130,9 +116,9 @@ def _backward_buffers(
     wanted = Options(*options).wanted
     return (
         torch.empty_like(x) if wanted & WANT_X else x.new_empty(0),
-        empty_rows(torch.empty_like(x), 1)[0] if wanted & WANT_V else _nothing(x),
-        torch.empty_like(decay) if wanted & WANT_DECAY else _nothing(x),
-        torch.empty_like(v_threshold) if wanted & WANT_THRESHOLD else _nothing(x),
+        empty_rows(torch.empty_like(x), 1)[0] if wanted & WANT_V else nothing(x),
+        torch.empty_like(decay) if wanted & WANT_DECAY else nothing(x),
+        torch.empty_like(v_threshold) if wanted & WANT_THRESHOLD else nothing(x),
     )
 
 
@@ -150,26 +136,20 @@ def _neuron_backward(
             dv0.copy_(dv)
         return outputs
     out = dx if options.wanted & WANT_X else torch.empty_like(x)
-    layout = common_layout(out, x, ds, dh)
-    if any(r is None and t is not None for r, t in zip(layout.inputs, (x, ds, dh), strict=True)):
-        x, ds, dh = (
-            t if rows is not None or t is None else lay_out_like(t, out)
-            for rows, t in zip(layout.inputs, (x, ds, dh), strict=True)
-        )
-        layout = common_layout(out, x, ds, dh)
+    layout, (x, ds, dh) = lay_out(out, x, ds, dh)
     row = empty_rows(out, 1)[0]
     load(backend).neuron_backward(
         layout,
         options,
         numbers,
         x,
-        _in_memory_order(v, row),
-        _in_memory_order(refractory, row),
+        in_memory_order(v, row),
+        in_memory_order(refractory, row),
         decay,
         v_threshold,
         checkpoints,
         ds,
-        _in_memory_order(dv, row),
+        in_memory_order(dv, row),
         dh,
         dx=dx if options.wanted & WANT_X else None,
         dv0=dv0 if options.wanted & WANT_V else None,
@@ -179,37 +159,25 @@ def _neuron_backward(
     return outputs
 
 
-def _in_memory_order(row: Tensor | None, like: Tensor) -> Tensor | None:
-    """A state `[N, *]` in the memory order of the output, copied only where it is not."""
-    if row is None or row.stride() == like.stride():
-        return row
-    return torch.empty_strided(like.shape, like.stride(), dtype=row.dtype, device=row.device).copy_(
-        row
-    )
-
-
-for _op, _run, _buffers in (
-    ("neuron_forward", _neuron_forward, _forward_buffers),
-    ("neuron_backward", _neuron_backward, _backward_buffers),
-):
-    _library.impl(_op, _run, "CPU")
-    _library.impl(_op, _run, "CUDA")
-    torch.library.register_fake(f"snnkernels::{_op}", _buffers, lib=_library)
-
-
-class _BackwardOnce(torch.autograd.Function):
-    """The backward op where a graph of it is asked for: it has no derivative, and says so."""
-
-    @staticmethod
-    def forward(ctx, *arguments):
-        return torch.ops.snnkernels.neuron_backward(*arguments)
-
-    @staticmethod
-    def backward(ctx, *_):
-        raise RuntimeError(
-            "lif cannot be differentiated twice: the surrogate gradient has no derivative here. "
-            "Call backward() or torch.autograd.grad() without differentiating its result again"
-        )
+register(
+    "neuron_forward",
+    "(Tensor x, Tensor? v, Tensor? refractory, Tensor? decay, Tensor? v_threshold, "
+    "int[] options, float[] numbers, str backend) -> (Tensor s, Tensor state, Tensor h, "
+    "Tensor checkpoints)",
+    _neuron_forward,
+    _forward_buffers,
+)
+register(
+    "neuron_backward",
+    "(Tensor x, Tensor? v, Tensor? refractory, Tensor? decay, Tensor? v_threshold, "
+    "Tensor checkpoints, Tensor? ds, Tensor? dv, Tensor? dh, int[] options, float[] numbers, "
+    "str backend) -> (Tensor dx, Tensor dv0, Tensor ddecay, Tensor dv_threshold)",
+    _neuron_backward,
+    _backward_buffers,
+)
+_run_backward = only_once(
+    torch.ops.snnkernels.neuron_backward, "lif, whose surrogate gradient has no derivative here,"
+)
 
 
 class _Neuron(torch.autograd.Function):
@@ -245,12 +213,7 @@ class _Neuron(torch.autograd.Function):
         options = [*options[:-1], wanted]
         if dh is not None and not options[Options._fields.index("record_h")]:
             dh = None
-        run = (
-            _BackwardOnce.apply
-            if torch.is_grad_enabled()
-            else (torch.ops.snnkernels.neuron_backward)
-        )
-        dx, dv0, ddecay, dv_threshold = run(
+        dx, dv0, ddecay, dv_threshold = _run_backward(
             x, v, refractory, decay, v_threshold, checkpoints, ds, dv, dh, options, numbers, backend
         )
         return (
@@ -331,7 +294,7 @@ def lif(
         >>> s.squeeze(1).tolist(), state.v.item()
         ([0.0, 1.0, 0.0, 1.0], 0.0)
     """
-    _check_input(x)
+    check_input(x)
     if reset not in RESETS:
         raise ValueError(f"reset must be one of {', '.join(RESETS)}; got {reset!r}")
     if type(surrogate) not in SURROGATES:
@@ -399,17 +362,6 @@ def lif(
     return (s, state) if record is None else (s, state, h)
 
 
-def _check_input(x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor [T, N, *]; got {type(x).__name__}")
-    if x.dtype not in DTYPES:
-        raise TypeError(
-            f"x must be float32, bfloat16, float16 (or float64 with backend 'torch'); got {x.dtype}"
-        )
-    if x.ndim < 2:
-        raise ValueError(f"x must be [T, N, *], at least two dimensions; got {list(x.shape)}")
-
-
 def _check_coefficient(name: str, value: float | Tensor, x: Tensor) -> float | Tensor:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if math.isnan(value):
@@ -419,16 +371,10 @@ def _check_coefficient(name: str, value: float | Tensor, x: Tensor) -> float | T
         raise TypeError(
             f"{name} must be a number or a tensor (0-d, or one value per channel); got {value!r}"
         )
-    if not value.dtype.is_floating_point:
-        raise TypeError(f"{name} must be a floating-point tensor; got {value.dtype}")
-    if value.device != x.device:
-        raise ValueError(f"{name} is on {value.device}, x is on {x.device}; they must be the same")
+    check_values(name, value, x)
     if value.ndim and (value.ndim > 1 or x.ndim < 3 or value.shape[0] != x.shape[2]):
         allowed = f"0-d or [{x.shape[2]}], one per channel" if x.ndim > 2 else "0-d for x [T, M]"
         raise ValueError(f"{name} must be {allowed}; got shape {list(value.shape)}")
-    # A look at the values would stop a GPU, and a graph that is being traced has none.
-    if not torch.compiler.is_compiling() and value.device.type == "cpu" and value.isnan().any():
-        raise ValueError(f"{name} must not be NaN; got {value.tolist()}")
     return value
 
 

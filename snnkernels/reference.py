@@ -1,4 +1,4 @@
-"""The neuron in plain PyTorch: the definition that every kernel must reproduce bit for bit.
+"""The neuron and the filter in plain PyTorch: what every kernel must reproduce bit for bit.
 
 One step of one neuron (design and order of operations are the contract; ``csrc/neuron.h`` and
 ``backends/triton.py`` mirror them)::
@@ -127,6 +127,34 @@ def lif(
     s_seq = _stack(spikes, x).to(x.dtype)
     h_seq = _stack(potentials, x) if record == "h" else None
     return s_seq, State(v=v, refractory=wait if refractory else None), h_seq
+
+
+def iir(x: Tensor, alpha: Tensor, beta: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The filter of `snnkernels.iir`, arguments already checked, as a loop over time.
+
+    Autograd adds up the gradient on f[t] from the latest use to the earliest: from the output and
+    the state, then over lags P ... 1, which is the order of the adjoint in the kernels.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    a = [_coefficient(c, x, dtype) for c in alpha.unbind(-1)]
+    b = [_coefficient(c, x, dtype) for c in beta.unbind(-1)]
+    P, Q = len(a), len(b) - 1
+    zero = torch.zeros(x.shape[1:], dtype=dtype, device=x.device)
+    before = [zero] * (P + Q) if state is None else list(state.unbind(0))
+    outputs, inputs = before[:P], before[P:]  # newest first
+    filtered = []
+    for x_t in x.to(dtype).unbind(0):
+        inputs = [x_t, *inputs]
+        f = b[Q] * inputs[Q]
+        for q in range(Q - 1, -1, -1):
+            f = f + b[q] * inputs[q]
+        for p in range(P, 0, -1):
+            f = f + a[p - 1] * outputs[p - 1]
+        filtered.append(f)
+        inputs, outputs = inputs[:Q], [f, *outputs][:P]
+    after = [*outputs, *inputs]
+    rows = torch.stack(after) if after else zero.new_empty(0, *zero.shape)
+    return _stack(filtered, x).to(x.dtype), rows
 
 
 def _stack(steps: list[Tensor], like: Tensor) -> Tensor:

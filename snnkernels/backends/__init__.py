@@ -76,21 +76,36 @@ def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
 
 
 @_constant
-def choose(name: str, device_type: str, dtype: torch.dtype) -> str:
-    """The backend to run: ``name`` itself or an error, or the preferred one for "auto"."""
+def choose(name: str, device_type: str, dtype: torch.dtype, op: str = "neuron") -> str:
+    """The backend to run: ``name`` itself or an error, or the preferred one for "auto".
+
+    Args:
+        name: as the user gave it.
+        device_type: of x.
+        dtype: of x.
+        op: "neuron" or "iir": a module has its kernels where it has ``<op>_forward``.
+    """
     if name == "auto":
         if dtype == torch.float64:
             return "torch"  # the kernels hold float32
         candidates = PREFERENCE.get(device_type, ("torch",))
-        return next(n for n in candidates if why_unavailable(n, device_type) is None)
+        return next(
+            n for n in candidates if why_unavailable(n, device_type) is None and _has(n, op)
+        )
     if name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}; got {name!r}")
     reason = why_unavailable(name, device_type)
     if reason is not None:
         raise RuntimeError(f"backend={name!r} cannot run on device {device_type!r}: {reason}")
+    if not _has(name, op):
+        raise RuntimeError(f"backend {name!r} has no kernel for {op} yet; use another backend")
     if dtype == torch.float64 and name != "torch":
         raise TypeError(
             f"x has dtype float64, which backend {name!r} does not take; "
             "use backend='torch', or float32, bfloat16 or float16 input"
         )
     return name
+
+
+def _has(name: str, op: str) -> bool:
+    return name == "torch" or hasattr(load(name), f"{op}_forward")

@@ -97,15 +97,83 @@ def neuron_backward(
     )
     for gradient, per_neuron in zip((ddecay, dv_threshold), sums, strict=True):
         if gradient is not None:
-            channels = gradient.numel()
-            inner = layout.channel_inner if channels > 1 else layout.neurons
-            scratch = torch.empty(_core.REDUCE_BLOCKS * channels, dtype=torch.float64)
-            _core.reduce_channels(
-                per_neuron.data_ptr(),
-                layout.neurons,
-                channels,
-                inner,
-                scratch.data_ptr(),
-                gradient.data_ptr(),
-                torch.get_num_threads(),
-            )
+            _reduce_channels(layout, per_neuron, gradient)
+
+
+def _reduce_channels(layout: Layout, per_neuron: Tensor, out: Tensor) -> None:
+    """Sum `[M]` into one value, or into one per channel."""
+    channels = out.numel()
+    scratch = torch.empty(_core.REDUCE_BLOCKS * channels, dtype=torch.float64)
+    _core.reduce_channels(
+        per_neuron.data_ptr(),
+        layout.neurons,
+        channels,
+        layout.channel_inner if channels > 1 else layout.neurons,
+        scratch.data_ptr(),
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+
+
+def _filter(alpha: Tensor, beta: Tensor, state: Tensor | None) -> tuple[int, ...]:
+    return (
+        alpha.shape[0],
+        beta.shape[0] - 1,
+        _address(alpha),
+        _address(beta),
+        beta.shape[1],
+        _address(state),
+    )
+
+
+def iir_forward(
+    layout, x, state, alpha, beta, *, f, state_out, checkpoint_every, checkpoints
+) -> None:
+    """Fill f, state_out and checkpoints; see ``csrc/snncore.h: IirForward``."""
+    _core.iir_forward(
+        (*layout[:5], _DTYPES[x.dtype]),
+        torch.get_num_threads(),
+        _filter(alpha, beta, state),
+        _rows(x, layout.inputs[0]),
+        _rows(f, layout.out),
+        state_out.data_ptr(),
+        checkpoint_every,
+        checkpoints.data_ptr(),
+    )
+
+
+def iir_backward(
+    layout,
+    df,
+    dstate,
+    alpha,
+    beta,
+    x,
+    state,
+    checkpoint_every,
+    checkpoints,
+    *,
+    dx,
+    dstate0,
+    dalpha,
+    dbeta,
+) -> None:
+    """Fill the gradients that are not None; see ``csrc/snncore.h: IirBackward``."""
+    terms = alpha.shape[0] + beta.shape[0]
+    sums = None if dalpha is None else torch.empty(terms, layout.neurons)
+    _core.iir_backward(
+        (*layout[:5], _DTYPES[df.dtype]),
+        torch.get_num_threads(),
+        _filter(alpha, beta, state),
+        _rows(df, layout.inputs[0]),
+        _address(dstate),
+        _rows(dx, layout.out),
+        _address(dstate0),
+        _address(sums),
+        _rows(x, layout.inputs[1]),
+        checkpoint_every,
+        _address(checkpoints),
+    )
+    if sums is not None:
+        for out, per_neuron in zip((*dalpha, *dbeta), sums, strict=True):
+            _reduce_channels(layout, per_neuron, out)

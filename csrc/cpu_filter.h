@@ -1,0 +1,319 @@
+// The filter of neuron.h on rows of one tile in the L1 cache: forward, replayed for a chunk of the
+// backward pass, and its adjoint. Used by the kernels of the filter alone and of the neuron.
+//
+// Rows are float32 and `width` long, a multiple of the vector, so no loop here has a remainder.
+// An array of rows is ordered by time from the newest to the oldest: row[k] lies k steps back.
+#pragma once
+
+#include "cpu_tile.h"
+
+namespace snn {
+namespace SNN_ISA {
+namespace {
+
+SNN_HD int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
+
+// Rows cut from memory that a kernel keeps on its stack.
+template <int FLOATS>
+struct Pool {
+  alignas(64) float floats[FLOATS];
+  int used = 0;
+
+  float* take(int width, int rows = 1) {
+    float* row = floats + used;
+    used += rows * width;
+    return row;
+  }
+  void take(float** rows, int width, int count) {
+    for (int k = 0; k < count; ++k) rows[k] = take(width);
+  }
+  // The widest tile whose rows fit.
+  static int width(int rows, int most) {
+    const int fits = FLOATS / rows / 16 * 16;
+    return smaller(fits, most);
+  }
+};
+
+// The oldest row becomes row[0], to be written.
+SNN_HD void advance(float** row, int count) {
+  float* newest = row[count - 1];
+  for (int k = count - 1; k > 0; --k) row[k] = row[k - 1];
+  row[0] = newest;
+}
+
+template <class IO>
+SNN_HD void widen_row(float* to, const IO* from, int width) {
+  for (int j = 0; j < width; j += LANES) widen(from + j).store(to + j);
+}
+
+SNN_HD void add_row(float* to, const float* from, int n) {
+  for (int j = 0; j < n; ++j) to[j] = to[j] + from[j];
+}
+
+// out = filter(beta, x, alpha, f), x[q] being x[t-q] and f[p] being f[t-1-p]. Orders of -1 are
+// given at run time. A coefficient is one value, or with SPREAD one per neuron.
+template <int P, int Q, bool SPREAD>
+void filter_row(int width, int p_count, int q_count, const float* const* beta,
+                const float* const* x, const float* const* alpha, const float* const* f,
+                float* out) {
+  if (P < 0) {
+    for (int j = 0; j < width; j += LANES) {
+      const auto of = [j](const float* const* rows) {
+        return [j, rows](int k) { return SPREAD ? Vec::load(rows[k] + j) : Vec(*rows[k]); };
+      };
+      const auto lag = [j](const float* const* rows) {
+        return [j, rows](int k) { return Vec::load(rows[k] + j); };
+      };
+      filter(p_count, q_count, of(beta), lag(x), of(alpha - 1), lag(f - 1)).store(out + j);
+    }
+    return;
+  }
+  constexpr int IN = (Q < 0 ? 0 : Q) + 1, OUT = P > 0 ? P : 1;
+  const float *from_x[IN], *from_f[OUT], *from_beta[IN], *from_alpha[OUT];
+  Vec b[IN], a[OUT];
+  for (int q = 0; q < IN; ++q) {
+    from_x[q] = x[q], from_beta[q] = beta[q];
+    b[q] = Vec(*beta[q]);
+  }
+  for (int p = 0; p < P; ++p) {
+    from_f[p] = f[p], from_alpha[p] = alpha[p];
+    a[p] = Vec(*alpha[p]);
+  }
+  for (int j = 0; j < width; j += LANES) {
+    filter(
+        P, IN - 1, [&](int q) { return SPREAD ? Vec::load(from_beta[q] + j) : b[q]; },
+        [&](int q) { return Vec::load(from_x[q] + j); },
+        [&](int p) { return SPREAD ? Vec::load(from_alpha[p - 1] + j) : a[p - 1]; },
+        [&](int p) { return Vec::load(from_f[p - 1] + j); })
+        .store(out + j);
+  }
+}
+
+using FilterRow = void (*)(int, int, int, const float* const*, const float* const*,
+                           const float* const*, const float* const*, float*);
+
+template <bool SPREAD>
+FilterRow find_filter_row(int P, int Q) {
+#define SNN_ORDER(P)                                                              \
+  {                                                                               \
+    filter_row<P, 0, SPREAD>, filter_row<P, 1, SPREAD>, filter_row<P, 2, SPREAD>, \
+        filter_row<P, 3, SPREAD>, filter_row<P, 4, SPREAD>                        \
+  }
+  static constexpr FilterRow BY_ORDER[5][5] = {SNN_ORDER(0), SNN_ORDER(1), SNN_ORDER(2),
+                                               SNN_ORDER(3), SNN_ORDER(4)};
+#undef SNN_ORDER
+  return P <= 4 && Q <= 4 ? BY_ORDER[P][Q] : filter_row<-1, -1, SPREAD>;
+}
+
+// The coefficients of one tile, and the row function of any orders up to theirs.
+struct FilterTile {
+  int P, Q, width;
+  bool spread_out;
+  const float *alpha[MAX_ORDER], *beta[MAX_ORDER + 1];
+
+  static int rows(const Filter& a) { return a.count > 1 ? a.P + a.Q + 1 : 0; }
+
+  template <class Rows>
+  void start(const Filter& a, const Walk& q, int64_t m0, int n, Rows& pool) {
+    P = a.P, Q = a.Q, width = padded(n);
+    spread_out = a.count > 1;
+    const auto place = [&](const float* p) -> const float* {
+      if (!spread_out) return p;
+      float* row = pool.take(width);
+      std::memset(row, 0, width * sizeof(float));
+      spread({p, a.count, 0.0f}, q, m0, n, row);
+      return row;
+    };
+    for (int p = 0; p < P; ++p) alpha[p] = place(a.alpha + p * a.count);
+    for (int k = 0; k <= Q; ++k) beta[k] = place(a.beta + k * a.count);
+  }
+  void run(int p_count, int q_count, const float* const* b, const float* const* x,
+           const float* const* a, const float* const* f, float* out) const {
+    const FilterRow row = spread_out ? find_filter_row<true>(p_count, q_count)
+                                     : find_filter_row<false>(p_count, q_count);
+    row(width, p_count, q_count, b, x, a, f, out);
+  }
+};
+
+// Forward: one row of x in, one row of f out.
+struct FilterForward {
+  FilterTile tile;
+  int n;
+  int64_t m0, M;
+  float *x[MAX_ORDER + 1], *f[MAX_ORDER + 1];
+
+  static int rows(const Filter& a) { return FilterTile::rows(a) + a.P + a.Q + 2; }
+
+  template <class Rows>
+  void start(const Filter& a, const Walk& q, int64_t first, int count, Rows& pool) {
+    n = count, m0 = first, M = q.O * q.I;
+    tile.start(a, q, m0, n, pool);
+    pool.take(f, tile.width, a.P + 1);
+    pool.take(x, tile.width, a.Q + 1);
+    for (int p = 0; p < a.P; ++p) load_row(f[p], lag(a.state0, p), m0, n);
+    for (int k = 0; k < a.Q; ++k) load_row(x[k], lag(a.state0, a.P + k), m0, n);
+  }
+  const float* lag(const float* state, int k) const { return state ? state + k * M : nullptr; }
+
+  template <class IO>
+  const float* step(const IO* x_row) {
+    advance(x, tile.Q + 1);
+    advance(f, tile.P + 1);
+    widen_row(x[0], x_row, tile.width);
+    tile.run(tile.P, tile.Q, tile.beta, x, tile.alpha, f + 1, f[0]);
+    return f[0];
+  }
+  // The last outputs, and with `inputs` also the last inputs.
+  void save(float* to, bool inputs) const {
+    for (int p = 0; p < tile.P; ++p) std::memcpy(to + p * M + m0, f[p], n * sizeof(float));
+    for (int k = 0; inputs && k < tile.Q; ++k)
+      std::memcpy(to + (tile.P + k) * M + m0, x[k], n * sizeof(float));
+  }
+};
+
+// The rows of x and f of one chunk of K steps, and as many before it as the filter looks back.
+struct FilterReplay {
+  FilterTile tile;
+  const float* state0;
+  int n;
+  int64_t m0, M, t0, t1;
+  float *x[MAX_ORDER + MAX_K], *f[MAX_ORDER + MAX_K];  // row[k] is that of step t1 - 1 - k
+
+  static int rows(const Filter& a) { return FilterTile::rows(a) + a.P + a.Q + 2 * MAX_K; }
+
+  template <class Rows>
+  void start(const Filter& a, const Walk& q, int64_t first, int count, Rows& pool) {
+    n = count, m0 = first, M = q.O * q.I, state0 = a.state0;
+    tile.start(a, q, m0, n, pool);
+    pool.take(f, tile.width, a.P + MAX_K);
+    pool.take(x, tile.width, a.Q + MAX_K);
+  }
+  float** x_at(int64_t t) { return x + (t1 - 1 - t); }
+  float** f_at(int64_t t) { return f + (t1 - 1 - t); }
+
+  // outputs: [P, M], those before step `from`, or nullptr for `from` = 0.
+  template <class Input>
+  void run(int64_t from, int64_t to, const float* outputs, Input& input) {
+    t0 = from, t1 = to;
+    if (!outputs) outputs = state0;
+    for (int p = 0; p < tile.P; ++p)
+      load_row(f_at(t0)[p + 1], outputs ? outputs + p * M : nullptr, m0, n);
+    for (int k = 1; k <= tile.Q; ++k) {
+      if (t0 >= k)
+        widen_row(x_at(t0)[k], input.row(t0 - k), tile.width);
+      else
+        load_row(x_at(t0)[k], state0 ? state0 + (tile.P + k - 1 - t0) * M : nullptr, m0, n);
+    }
+    for (int64_t t = t0; t < t1; ++t) {
+      widen_row(x_at(t)[0], input.row(t), tile.width);
+      tile.run(tile.P, tile.Q, tile.beta, x_at(t), tile.alpha, f_at(t) + 1, f_at(t)[0]);
+    }
+  }
+};
+
+// The adjoint, from the last step to the first: gradients on f in, gradients on x out.
+struct FilterAdjoint {
+  FilterTile tile;
+  const float* dstate;
+  int n;
+  int64_t m0, M, T;
+  float *g[MAX_ORDER + 1], *incoming, *dx, *ones;
+
+  static int rows(const Filter& a) { return FilterTile::rows(a) + (a.P > a.Q ? a.P : a.Q) + 4; }
+
+  template <class Rows>
+  void start(const Filter& a, const Walk& q, int64_t first, int count, const float* gradient,
+             Rows& pool) {
+    n = count, m0 = first, M = q.O * q.I, T = q.T, dstate = gradient;
+    tile.start(a, q, m0, n, pool);
+    pool.take(g, tile.width, history());
+    incoming = pool.take(tile.width);
+    dx = pool.take(tile.width);
+    ones = pool.take(tile.width);
+    fill(ones, tile.width, 1.0f);
+  }
+  int history() const { return (tile.P > tile.Q ? tile.P : tile.Q) + 1; }
+
+  // Row k of `count` in the gradient on the state after the last step, or nullptr.
+  const float* arriving(int64_t k, int first, int count) const {
+    return dstate && k < count ? dstate + (first + k) * M + m0 : nullptr;
+  }
+  // g[t] = total gradient on f[t], from `incoming`, which the caller has filled.
+  const float* step(int64_t t) {
+    if (const float* from = arriving(T - 1 - t, 0, tile.P)) add_row(incoming, from, n);
+    advance(g, history());
+    const int after = static_cast<int>(smaller<int64_t>(tile.P, T - 1 - t));
+    tile.run(after, 0, &ones, &incoming, tile.alpha, g + 1, g[0]);
+    return g[0];
+  }
+  const float* to_input(int64_t t) {
+    return gather(tile.beta, smaller<int64_t>(tile.Q, T - 1 - t),
+                  arriving(T - 1 - t, tile.P, tile.Q));
+  }
+  // Gradients on the state before the first step: rows as in Filter.
+  void finish(float* to) {
+    before_first(to, tile.alpha - 1, tile.P, 0);
+    before_first(to, tile.beta, tile.Q, tile.P);
+  }
+
+ private:
+  // first + c[last] g[last] + ... + c[0] g[0]: the terms from the latest step to the earliest.
+  const float* gather(const float* const* c, int64_t last, const float* first) {
+    const float *factors[MAX_ORDER + 2], *rows[MAX_ORDER + 2];
+    int count = 0;
+    for (; count <= last; ++count) factors[count] = c[count], rows[count] = g[count];
+    if (first) {
+      std::memcpy(incoming, first, n * sizeof(float));
+      factors[count] = ones, rows[count++] = incoming;
+    }
+    tile.run(0, count - 1, factors, rows, tile.alpha, rows, dx);
+    return dx;
+  }
+  // Step -m gets c[m] g[0] + c[m+1] g[1] + ... where g reaches, after the part of the final state
+  // that the call was too short to replace.
+  void before_first(float* to, const float* const* c, int order, int first) {
+    for (int m = 1; m <= order; ++m) {
+      const float* row =
+          gather(c + m, smaller<int64_t>(order - m, T - 1), arriving(T + m - 1, first, order));
+      std::memcpy(to + (first + m - 1) * M + m0, row, n * sizeof(float));
+    }
+  }
+};
+
+// Sums over time of g * row for many rows: float32 within a chunk, float64 over chunks.
+struct TermSums {
+  int terms, width;
+  float* chunk;
+  double* total;
+
+  static int rows(int terms) { return 3 * terms; }
+
+  template <class Rows>
+  void start(int count, int row, Rows& pool) {
+    terms = count, width = row;
+    total = reinterpret_cast<double*>(pool.take(width, 2 * terms));
+    chunk = pool.take(width, terms);
+    fill(total, terms * width, 0.0);
+    fill(chunk, terms * width, 0.0f);
+  }
+  void add(int first, const float* g, const float* const* rows, int count) {
+    for (int k = 0; k < count; ++k) {
+      float* to = chunk + (first + k) * width;
+      for (int j = 0; j < width; j += LANES)
+        (Vec::load(to + j) + Vec::load(g + j) * Vec::load(rows[k] + j)).store(to + j);
+    }
+  }
+  void end_chunk() {
+    for (int j = 0; j < terms * width; ++j) total[j] += chunk[j];
+    fill(chunk, terms * width, 0.0f);
+  }
+  void finish(float* to, int64_t M, int64_t m0, int n) const {
+    for (int k = 0; k < terms; ++k) {
+      for (int j = 0; j < n; ++j) to[k * M + m0 + j] = static_cast<float>(total[k * width + j]);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace SNN_ISA
+}  // namespace snn

@@ -1,0 +1,108 @@
+// The filter on CPU, compiled once per instruction set (SNN_ISA): tiles and rows as the neuron's
+// (cpu_kernels.cpp). Without gradients of coefficients the backward pass is the adjoint filter
+// alone and needs neither x nor checkpoints.
+#include "cpu_filter.h"
+
+namespace snn {
+namespace SNN_ISA {
+namespace {
+
+constexpr int FORWARD_TILE = 1024, BACKWARD_TILE = 512;
+// Enough for one vector per row of the highest orders.
+constexpr int FORWARD_FLOATS = 8192, BACKWARD_FLOATS = 1 << 16;
+
+int backward_rows(const IirBackward& a) {
+  const Filter& q = a.filter;
+  return FilterAdjoint::rows(q) +
+         (a.dcoefficients_per_neuron ? FilterReplay::rows(q) + TermSums::rows(q.P + q.Q + 1) : 0);
+}
+
+template <class IO, int TILE>
+SNN_HD void write_row(OutputRows<IO, TILE>& to, int64_t t, const float* from, int width,
+                      bool large) {
+  IO* row = to.row(t);
+  const bool past = to.stream;
+  for (int j = 0; j < width; j += LANES) put(row + j, Vec::load(from + j), past);
+  to.finish(t, large);
+}
+
+template <class IO>
+void forward_tile(const IirForward& a, int64_t o, int64_t i0, int n) {
+  const Walk& q = a.walk;
+  const int64_t m0 = o * q.I + i0, M = q.O * q.I;
+  const bool large = past_caches<IO>(q);
+  Pool<FORWARD_FLOATS> pool;
+  FilterForward filter;
+  InputRows<IO, FORWARD_TILE + LANES> x;
+  OutputRows<IO, FORWARD_TILE + LANES> f;
+  filter.start(a.filter, q, m0, n, pool);
+  x.start(a.x, o, i0, n);
+  f.start(a.f, o, i0, n, large);
+  for (int64_t t = 0; t < q.T; ++t) {
+    if (a.K && t && t % a.K == 0)
+      filter.save(a.checkpoints + (t / a.K - 1) * a.filter.P * M, false);
+    write_row(f, t, filter.step(x.row(t)), filter.tile.width, large);
+  }
+  filter.save(a.state, true);
+}
+
+template <class IO>
+void backward_tile(const IirBackward& a, int64_t o, int64_t i0, int n) {
+  const Walk& q = a.walk;
+  const int64_t m0 = o * q.I + i0, M = q.O * q.I;
+  const bool large = past_caches<IO>(q);
+  const int P = a.filter.P, Q = a.filter.Q, width = padded(n);
+  const bool learn = a.dcoefficients_per_neuron;
+  Pool<BACKWARD_FLOATS> pool;
+  FilterAdjoint adjoint;
+  FilterReplay replay;
+  TermSums sums;
+  InputRows<IO, BACKWARD_TILE + LANES> x, df;
+  OutputRows<IO, BACKWARD_TILE + LANES> dx;
+  adjoint.start(a.filter, q, m0, n, a.dstate, pool);
+  df.start(a.df, o, i0, n);
+  dx.start(a.dx, o, i0, n, large);
+  if (learn) {
+    replay.start(a.filter, q, m0, n, pool);
+    x.start(a.x, o, i0, n);
+    sums.start(P + Q + 1, width, pool);
+  }
+  const int64_t K = learn ? a.K : q.T;
+  for (int64_t c = (q.T - 1) / K; c >= 0; --c) {
+    const int64_t t0 = c * K, t1 = smaller(q.T, t0 + K);
+    if (learn) replay.run(t0, t1, c ? a.checkpoints + (c - 1) * P * M : nullptr, x);
+    for (int64_t t = t1 - 1; t >= t0; --t) {
+      widen_row(adjoint.incoming, df.row(t), width);
+      const float* g = adjoint.step(t);
+      if (learn) {
+        sums.add(0, g, replay.f_at(t) + 1, P);
+        sums.add(P, g, replay.x_at(t), Q + 1);
+      }
+      if (dx.base) write_row(dx, t, adjoint.to_input(t), width, large);
+    }
+    if (learn) sums.end_chunk();
+  }
+  if (a.dstate0) adjoint.finish(a.dstate0);
+  if (learn) sums.finish(a.dcoefficients_per_neuron, M, m0, n);
+}
+
+}  // namespace
+
+void iir_forward(const IirForward& a) {
+  const int width = Pool<FORWARD_FLOATS>::width(FilterForward::rows(a.filter), FORWARD_TILE);
+  with_dtype<bf16, f16>(a.walk.dtype, [&](auto io) {
+    using IO = typename decltype(io)::type;
+    for_tiles(a.walk, width, [&](int64_t o, int64_t i0, int n) { forward_tile<IO>(a, o, i0, n); });
+  });
+}
+
+void iir_backward(const IirBackward& a) {
+  const int width = Pool<BACKWARD_FLOATS>::width(backward_rows(a), BACKWARD_TILE);
+  with_dtype<bf16, f16>(a.walk.dtype, [&](auto io) {
+    using IO = typename decltype(io)::type;
+    for_tiles(a.walk, width, [&](int64_t o, int64_t i0, int n) { backward_tile<IO>(a, o, i0, n); });
+  });
+}
+
+}  // namespace SNN_ISA
+}  // namespace snn
