@@ -1,0 +1,66 @@
+"""The libraries that people use, as functions of x `[T, N]` with the options of our default case.
+
+Each entry imports its library when it is built; one that is not installed is left out by name.
+Decay, threshold 1, hard reset to 0, a surrogate of its own that is as cheap as ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Run = Callable[[Tensor], Tensor]
+
+
+def spikingjelly(decay: float) -> Run:
+    """SpikingJelly's multi-step LIFNode: v <- v - v / tau + x, tau = 1 / (1 - decay)."""
+    from spikingjelly.activation_based import neuron, surrogate
+
+    node = neuron.LIFNode(
+        tau=1.0 / (1.0 - decay),
+        decay_input=False,
+        v_reset=0.0,
+        surrogate_function=surrogate.PiecewiseQuadratic(alpha=1.0),
+        step_mode="m",
+    )
+
+    def run(x: Tensor) -> Tensor:
+        node.reset()
+        return node(x)
+
+    return run
+
+
+def snntorch(decay: float) -> Run:
+    """snnTorch's Leaky in the loop that its tutorials write; spikes where h > 1."""
+    import snntorch as snn
+    from snntorch import surrogate
+
+    leaky = snn.Leaky(
+        beta=decay, reset_mechanism="zero", spike_grad=surrogate.fast_sigmoid(slope=25)
+    )
+
+    def run(x: Tensor) -> Tensor:
+        membrane, spikes = torch.zeros_like(x[0]), []
+        for step in x.unbind(0):
+            spike, membrane = leaky(step, membrane)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+    return run
+
+
+PEERS = {"spikingjelly": spikingjelly, "snntorch": snntorch}
+
+
+def installed(decay: float) -> tuple[dict[str, Run], dict[str, str]]:
+    """(what can run, why the others cannot)."""
+    there, missing = {}, {}
+    for name, build in PEERS.items():
+        try:
+            there[name] = build(decay)
+        except ImportError as error:
+            missing[name] = str(error)
+    return there, missing
