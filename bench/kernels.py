@@ -202,6 +202,25 @@ def time_op(case: BenchCase, inputs: Inputs, seconds: float, compiled: bool) -> 
     ]
 
 
+def time_kept(case: BenchCase, inputs: Inputs, seconds: float) -> dict:
+    """The op and the loop once more, in a process that keeps freed memory."""
+    snnkernels.keep_freed_memory(True)
+    try:
+        runs = interleave(
+            {
+                backend: lambda b=backend: both_ways(
+                    lambda x: lif(x, case, inputs, b)[0], inputs.x, inputs.ds
+                )
+                for backend in ("cpp", "torch")
+            },
+            seconds,
+            least=3,
+        )
+    finally:
+        snnkernels.keep_freed_memory(False)
+    return {"both_ms": median_ms(runs["cpp"]), "loop_over_op": ratio(runs["torch"], runs["cpp"])}
+
+
 def time_calls() -> dict:
     """One call at [4, 64], where Python is all there is: microseconds."""
     x = torch.randn(4, 64)
@@ -238,6 +257,7 @@ def measure(case: BenchCase, seconds: float, compiled: bool) -> dict:
         "dtype": str(case.dtype).removeprefix("torch."),
         "kernels": kernel,
         "op": op,
+        "memory_kept": time_kept(case, inputs, seconds / 2),
     }
 
 
@@ -266,6 +286,9 @@ def tables(results: dict) -> str:
                     "forward ms": run["forward_ms"],
                     "forward + backward ms": run["both_ms"],
                     "times as long as ours": run["times_ours"],
+                    "the same, memory kept": (
+                        row["memory_kept"]["loop_over_op"] if run["who"] == "unbind loop" else None
+                    ),
                     "peak MB": run["peak_mb"],
                     "kept B per neuron-step": run["saved_bytes_per_neuron_step"],
                     "differing spikes": run["differing_spikes"],

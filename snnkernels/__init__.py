@@ -1,6 +1,7 @@
 """Fused kernels for spiking neural networks: the whole time loop of a neuron layer in one pass."""
 
 from snnkernels.backends import available_backends
+from snnkernels.backends.cpp import keep_freed_memory
 from snnkernels.filter_ops import iir
 from snnkernels.layers import LIF, LeakyReadout, OverTime, detach, reset
 from snnkernels.ops import lif
@@ -32,6 +33,7 @@ __all__ = [
     "available_backends",
     "detach",
     "iir",
+    "keep_freed_memory",
     "lif",
     "reset",
 ]

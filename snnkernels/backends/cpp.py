@@ -14,6 +14,10 @@ except ImportError as error:  # installed without a C++ compiler
 
 CHECKPOINT_EVERY = 16  # steps; the kernel's tape of h holds as many
 
+# A fresh output of this size or more is asked to lie on huge pages: the first touch of 4 KiB pages
+# takes several times as long as the kernel that fills them.
+HUGE_PAGES_FROM = 1 << 22  # bytes
+
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ABSENT = (0, 0, 0, 0)
 
@@ -25,12 +29,39 @@ def why_unavailable(device_type: str) -> str | None:
     return None if device_type == "cpu" else "it runs on CPU tensors only"
 
 
+def keep_freed_memory(keep: bool = True) -> None:
+    """Let this process keep the memory of large freed CPU tensors for the next ones.
+
+    By default the C library gives a large block back to the system as soon as it is freed, and the
+    next tensor of that size faults all its pages in again, which can take longer than the kernel
+    that fills it. This changes the whole process (every CPU tensor of any library), so it is never
+    done without being asked for; a training program calls it once at its start.
+
+    Args:
+        keep: False goes back to the C library's defaults. Default: True.
+
+    Raises:
+        RuntimeError: the C library is not glibc, or the C++ core is not built.
+    """
+    if _core is None or not _core.keep_freed_memory(keep):
+        reason = why_unavailable("cpu") or "it needs the GNU C library"
+        raise RuntimeError(f"keep_freed_memory is not available here: {reason}")
+
+
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
 def _rows(tensor: Tensor | None, rows: Rows | None) -> tuple[int, ...]:
     return _ABSENT if tensor is None else (tensor.data_ptr(), *rows)
+
+
+def _advise(*outputs: Tensor | None) -> None:
+    for tensor in outputs:
+        if tensor is not None and (size := tensor.numel() * tensor.element_size()) >= (
+            HUGE_PAGES_FROM
+        ):
+            _core.advise_huge_pages(tensor.data_ptr(), size)
 
 
 def _coefficient(tensor: Tensor | None, value: float) -> tuple[int, int, float]:
@@ -55,6 +86,7 @@ def neuron_forward(
     layout, options, numbers, x, v, refractory, decay, v_threshold, *, s, state_out, h, checkpoints
 ) -> None:
     """Fill s, state_out, h and checkpoints; see ``csrc/snncore.h: NeuronForward``."""
+    _advise(s, h, checkpoints)
     _core.neuron_forward(
         *_problem(layout, options, numbers, x, v, refractory, decay, v_threshold),
         _rows(s, layout.out),
@@ -84,6 +116,7 @@ def neuron_backward(
     dv_threshold,
 ) -> None:
     """Fill the gradients that are not None; see ``csrc/snncore.h: NeuronBackward``."""
+    _advise(dx)
     sums = [None if g is None else torch.empty(layout.neurons) for g in (ddecay, dv_threshold)]
     _core.neuron_backward(
         *_problem(layout, options, numbers, x, v, refractory, decay, v_threshold),
