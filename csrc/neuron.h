@@ -3,7 +3,7 @@
 // F is a float or a vector of floats; M is what comparing two F gives (bool or a mask). Everything
 // here is written once for both: selects instead of branches on data, one rounding per operation
 // (contraction is off in all builds), and no #include, so that NVRTC needs no include path.
-// snnkernels/reference.py and snnkernels/backends/triton.py mirror this file.
+// snnkernels/reference.py and snnkernels/backends/triton/neuron.py mirror this file.
 #pragma once
 
 #if defined(__CUDACC__)

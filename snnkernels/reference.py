@@ -1,7 +1,7 @@
 """The neuron and the filter in plain PyTorch: what every kernel must reproduce bit for bit.
 
 One step of one neuron (design and order of operations are the contract; ``csrc/neuron.h`` and
-``backends/triton.py`` mirror them)::
+``backends/triton/neuron.py`` mirror them)::
 
     charge    h[t] = (decay * v[t-1]) + x[t]
     fire      s[t] = 1 if h[t] >= v_threshold and not refractory, else 0

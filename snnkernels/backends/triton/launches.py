@@ -1,0 +1,83 @@
+"""How the kernels are cut into programs: a table by class of GPU, number of neurons and dtype."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+CHECKPOINT_EVERY = 16  # steps; the backward kernel holds as many in registers
+
+
+class Launch(NamedTuple):
+    """How one kernel is cut into programs.
+
+    Attributes:
+        block: neurons of a program, a power of two.
+        warps: of a program.
+        ahead: steps loaded before the first of them is stored, a power of two. The backward kernel
+            always loads CHECKPOINT_EVERY.
+    """
+
+    block: int
+    warps: int
+    ahead: int = CHECKPOINT_EVERY
+
+
+class Row(NamedTuple):
+    """Launches from so many neurons on."""
+
+    neurons: int
+    forward: Launch
+    backward: Launch
+
+
+# By class of GPU and bytes of an element of x, most neurons first. Few neurons: narrow programs, so
+# that all multiprocessors have one, and more steps ahead, so that enough bytes are in flight.
+_HOPPER = {
+    4: (
+        Row(1 << 18, Launch(512, 4, 8), Launch(256, 4)),
+        Row(1 << 16, Launch(256, 4, 8), Launch(128, 4)),
+        Row(1 << 14, Launch(128, 4, 16), Launch(64, 2)),
+        Row(0, Launch(32, 1, 32), Launch(32, 1)),
+    ),
+    2: (
+        Row(1 << 18, Launch(1024, 4, 8), Launch(256, 4)),
+        Row(1 << 17, Launch(512, 4, 8), Launch(256, 4)),
+        Row(1 << 16, Launch(256, 4, 16), Launch(128, 4)),
+        Row(1 << 14, Launch(64, 2, 32), Launch(64, 2)),
+        Row(0, Launch(32, 1, 32), Launch(32, 1)),
+    ),
+}
+_ANY_SIZE = Launch(1024, 1, 4)
+LAUNCHES: dict[str, dict[int, tuple[Row, ...]]] = {
+    "sm_80": _HOPPER,
+    "sm_90": _HOPPER,
+    "sm_100": _HOPPER,
+    "gfx942": _HOPPER,
+    "unknown": _HOPPER,
+    "interpreter": dict.fromkeys((2, 4), (Row(0, _ANY_SIZE, _ANY_SIZE),)),
+}
+
+
+def launches(gpu_class: str, neurons: int, dtype: torch.dtype) -> Row:
+    """The row of `LAUNCHES` for a call."""
+    rows = LAUNCHES.get(gpu_class, LAUNCHES["unknown"])[dtype.itemsize]
+    return next(row for row in rows if neurons >= row.neurons)
+
+
+@lru_cache
+def gpu_class(index: int) -> str:
+    """The class of GPU number ``index``: "sm_90", "gfx942", ...
+
+    Raises:
+        RuntimeError: an NVIDIA GPU older than compute capability 8.0.
+    """
+    if torch.version.hip is not None:
+        return torch.cuda.get_device_properties(index).gcnArchName.split(":")[0]
+    major, minor = torch.cuda.get_device_capability(index)
+    if major < 8:
+        raise RuntimeError(
+            f"backend 'triton' needs compute capability 8.0 or newer; cuda:{index} has "
+            f"{major}.{minor}. Use backend='torch' there"
+        )
+    return f"sm_{major}{minor}"

@@ -1,0 +1,182 @@
+"""The equations of the neuron and its surrogates for Triton: a mirror of ``csrc/neuron.h``.
+
+Same names, same order of operations, one rounding per operation (every launch passes
+``enable_fp_fusion=False``). Enums are compile-time numbers and stand where neuron.h has them; an
+enum with one value marks a place where other libraries' neurons differ.
+
+Only built-in functions of ``triton.language`` are used, so that what decides between compiler and
+interpreter is the variable TRITON_INTERPRET at the import of this module alone.
+"""
+
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+CHARGE_DECAY = tl.constexpr(0)  # h = decay * v + x
+COMPARE_GREATER_EQUAL = tl.constexpr(0)  # fires where h >= v_threshold
+SPIKES_SINGLE = tl.constexpr(0)  # 0 or 1 a step
+WHEN_NOW = tl.constexpr(0)  # resets in the step of the spike
+RESET_HARD = tl.constexpr(0)  # v_reset where s
+RESET_SOFT = tl.constexpr(1)  # h - v_threshold * s
+RESET_NONE = tl.constexpr(2)  # h
+TRIANGLE = tl.constexpr(0)
+RECTANGLE = tl.constexpr(1)
+GAUSSIAN = tl.constexpr(2)
+ATAN = tl.constexpr(3)
+SIGMOID = tl.constexpr(4)
+FAST_SIGMOID = tl.constexpr(5)
+
+
+@triton.jit
+def widen(a):
+    """Float32 of a float32, float16 or bfloat16 value, exactly; denormals stay."""
+    if INTERPRETED and a.dtype == tl.bfloat16:  # its own conversion flushes denormals
+        return (a.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        return a.to(tl.float32)
+
+
+@triton.jit
+def to_bf16(a):
+    """Round float32 to the nearest bfloat16, ties to even; denormals stay, NaN stays NaN.
+
+    A GPU has an instruction for that, the one PyTorch uses there. The interpreter truncates, so for
+    it the bits are rounded in whole numbers (those of NaN could carry into the sign).
+    """
+    if INTERPRETED:
+        bits = a.to(tl.uint32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return tl.where(a == a, rounded, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return a.to(tl.bfloat16)
+
+
+@triton.jit
+def narrow(a, dtype: tl.constexpr):
+    """A float32 value as it is written to memory."""
+    if dtype == tl.bfloat16:
+        return to_bf16(a)
+    else:
+        return a.to(dtype)
+
+
+@triton.jit
+def check_policy(
+    CHARGE: tl.constexpr, COMPARE: tl.constexpr, SPIKES: tl.constexpr, WHEN: tl.constexpr
+):
+    """Refuse, at compile time, policies that these kernels do not have."""
+    tl.static_assert(CHARGE == CHARGE_DECAY, "charge has one value: decay")
+    tl.static_assert(COMPARE == COMPARE_GREATER_EQUAL, "compare has one value: greater_equal")
+    tl.static_assert(SPIKES == SPIKES_SINGLE, "spikes has one value: single")
+    tl.static_assert(WHEN == WHEN_NOW, "when has one value: now")
+
+
+@triton.jit
+def surrogate_grad(u, p, q, KIND: tl.constexpr):
+    """ds/dh at u = h - v_threshold; p and q are ``Surrogate.constants()``."""
+    if KIND == TRIANGLE:  # p * max(0, 1 - |u| q), q = 1 / width
+        m = 1.0 - tl.abs(u) * q
+        return tl.where(m > 0.0, m, 0.0) * p
+    elif KIND == RECTANGLE:  # p where |u| < q
+        return tl.where(tl.abs(u) < q, p, 0.0)
+    elif KIND == GAUSSIAN:  # p * exp(q u^2), q = -1 / (2 sigma^2)
+        return tl.exp((u * u) * q) * p
+    elif KIND == ATAN:  # p / (1 + (q u)^2)
+        z = u * q
+        return p / (1.0 + z * z)
+    elif KIND == SIGMOID:  # p y (1 - y), y = 1 / (1 + exp(q u)), q = -p
+        y = 1.0 / (1.0 + tl.exp(u * q))
+        return (y * p) * (1.0 - y)
+    else:  # fast sigmoid: 1 / (1 + p |u|)^2
+        d = 1.0 + tl.abs(u) * p
+        return 1.0 / (d * d)
+
+
+@triton.jit
+def charge(decay, v, x):
+    """The potential before firing."""
+    return decay * v + x
+
+
+@triton.jit
+def fire(h, theta):
+    """Where the potential is at or above the threshold, as a mask."""
+    return h >= theta
+
+
+@triton.jit
+def reset(h, s, theta, v_reset, RESET: tl.constexpr):
+    """v[t], from h[t] and the mask of spikes."""
+    if RESET == RESET_HARD:
+        return tl.where(s, v_reset, h)
+    elif RESET == RESET_SOFT:
+        return h - theta * tl.where(s, 1.0, 0.0)
+    else:
+        return h
+
+
+@triton.jit
+def wait_after(wait, s, period):
+    """Steps that a neuron still has to wait after this one: ``period`` after a spike."""
+    left = wait - 1.0
+    return tl.where(s, period, tl.where(left < 0.0, 0.0, left))
+
+
+@triton.jit
+def step(v, wait, x, decay, theta, v_reset, period, RESET: tl.constexpr, REFRACTORY: tl.constexpr):
+    """One step of the neuron: h, the spike as a mask, and the state after it (v, wait)."""
+    h = charge(decay, v, x)
+    s = fire(h, theta)
+    if REFRACTORY:
+        s = s & (wait <= 0.0)
+        wait = wait_after(wait, s, period)
+    return h, s, reset(h, s, theta, v_reset, RESET), wait
+
+
+@triton.jit
+def step_back(
+    ds,
+    dh,
+    dv,
+    carried,
+    h,
+    s,
+    live,
+    f,
+    v_before,
+    decay,
+    theta,
+    v_reset,
+    RESET: tl.constexpr,
+    DETACH: tl.constexpr,
+    RECORDED: tl.constexpr,
+):
+    """One step of the adjoint: dx[t] (which is dh[t]), dv[t-1], and this step's terms.
+
+    carried: false where nothing arrives on v[t] (the last step of a call whose state got no
+    gradient). Its terms are then -0.0, which added to any number changes no bit of it.
+
+    Returns:
+        dx, dv on v[t-1], the term of dtheta, the term of ddecay (given v[t-1]).
+    """
+    # A literal -0.0 becomes +0.0 on its way through the compiler.
+    none = tl.full((), -(1 << 31), tl.int32).to(tl.float32, bitcast=True)
+    if not DETACH and RESET != RESET_NONE:
+        if RESET == RESET_HARD:
+            attached = ds + dv * (v_reset - h)
+        else:
+            attached = ds - dv * theta
+        ds = tl.where(carried, attached, ds)
+    through = dv
+    if RESET == RESET_HARD:
+        through = tl.where(s, 0.0, dv)
+    through = tl.where(carried, through, none)
+    if RECORDED:
+        through = dh + through
+    fired = tl.where(live, ds * f, 0.0)
+    dx = through + fired
+    dtheta = 0.0 - fired
+    if RESET == RESET_SOFT:
+        dtheta = tl.where(carried, dtheta - tl.where(s, dv, 0.0), dtheta)
+    return dx, dx * decay, dtheta, dx * v_before
