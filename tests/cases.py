@@ -173,15 +173,26 @@ def every_neuron() -> list[Neuron]:
 
 def pairwise(axes: dict[str, tuple]) -> list[dict]:
     """Few combinations in which every pair of values of two axes occurs (greedy)."""
-    rows = list(itertools.product(*(range(len(values)) for values in axes.values())))
-    pairs = {row: set(itertools.combinations(enumerate(row), 2)) for row in rows}
-    missing, chosen = set().union(*pairs.values()), []
+    places = [[(axis, k) for k in range(len(values))] for axis, values in enumerate(axes.values())]
+    missing = {
+        pair
+        for one, other in itertools.combinations(places, 2)
+        for pair in itertools.product(one, other)
+    }
+    chosen = []
     while missing:
-        best = max(rows, key=lambda row: len(pairs[row] & missing))
-        missing -= pairs[best]
-        chosen.append(best)
+        row = dict(min(missing))
+        for axis, values in enumerate(places):
+            if axis not in row:
+                gained = [
+                    sum(tuple(sorted((place, other))) in missing for other in row.items())
+                    for place in values
+                ]
+                row[axis] = gained.index(max(gained))
+        chosen.append(row)
+        missing -= set(itertools.combinations(sorted(row.items()), 2))
     return [
-        {name: values[k] for (name, values), k in zip(axes.items(), row, strict=True)}
+        {name: values[row[axis]] for axis, (name, values) in enumerate(axes.items())}
         for row in chosen
     ]
 
