@@ -65,9 +65,9 @@ void add_forward(std::vector<Kernel>& to) {
 
 template <class IO, Reset R, bool DETACH>
 void add_backward(std::vector<Kernel>& to) {
-  constexpr int RING = 4 / sizeof(IO);
+  constexpr int RING = 4 / sizeof(IO), SHORT = 8 / sizeof(IO);
   to.push_back(backward<IO, R, DETACH, 4, 4, false>());
-  to.push_back(backward<IO, R, DETACH, 4, 8, false>());
+  to.push_back(backward<IO, R, DETACH, SHORT, 8, false>());
   to.push_back(backward<IO, R, DETACH, 2, 16, false>());
   to.push_back(backward<IO, R, DETACH, 1, 16, false>());
   to.push_back(backward<IO, R, DETACH, 1, 16, true>());

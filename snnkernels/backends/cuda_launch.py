@@ -113,9 +113,10 @@ def backward(shape: Shape, reset: int, detach: bool) -> Launch:
         return ring._replace(kernel="snn::cuda::" + name)
     vec, chunk = 1, CHECKPOINT_EVERY
     if not shape.rare:
-        short = shape.steps <= 8
-        vec = _widest(shape, (4, 2, 1) if short else (2, 1))
-        chunk = {4: 4 if shape.steps <= 4 else 8}.get(vec, CHECKPOINT_EVERY)
+        most = 4 if shape.steps <= 4 else 8 // shape.size if shape.steps <= 8 else 2
+        vec = _widest(shape, tuple(w for w in (4, 2, 1) if w <= most))
+        if vec == most and shape.steps <= 8:
+            chunk = 4 if shape.steps <= 4 else 8
     name = f"neuron_bwd_kernel<{policy}, {vec}, {chunk}, {_flag(shape.rare)}>"
     return Launch("snn::cuda::" + name, _blocks(shape, vec), THREADS)
 

@@ -1,0 +1,128 @@
+"""What only a GPU can show: bits on the device, streams, graphs, and that nothing waits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import snnkernels
+from snnkernels.backends import why_unavailable
+from tests.cases import DTYPES, NEURONS, Shape, make_inputs
+from tests.compare import assert_matches, assert_same, expected, run
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+
+
+@pytest.fixture(params=("triton", "cuda"))
+def backend(request):
+    reason = why_unavailable(request.param, "cuda")
+    if reason:
+        pytest.skip(f"backend {request.param}: {reason}")
+    return request.param
+
+
+def forward_and_backward(x, ds, backend):
+    x = x.detach().requires_grad_()
+    s, state = snnkernels.lif(x, decay=0.9, backend=backend)
+    return s, state.v, torch.autograd.grad(s, x, ds)[0]
+
+
+def inputs_on_gpu(steps, neurons, dtype=torch.float32, seed=0):
+    generator = torch.Generator("cuda").manual_seed(seed)
+    x = torch.randn(steps, neurons, device="cuda", generator=generator) + 0.2
+    ds = torch.randn(steps, neurons, device="cuda", generator=generator)
+    return x.to(dtype), ds.to(dtype)
+
+
+# Each row leads to another kernel: rings, narrow and wide threads, short and long sequences.
+@dtypes
+@pytest.mark.parametrize(
+    "sizes", [(300, 4096), (64, 70_000), (33, 1 << 18), (16, 1 << 20), (4, 1 << 20), (7, 100_003)]
+)
+def test_large_inputs_equal_eager_pytorch(backend, sizes, dtype):
+    x, ds = inputs_on_gpu(*sizes, dtype)
+    got, want = (forward_and_backward(x, ds, b) for b in (backend, "torch"))
+    for name, a, b in zip(("s", "v", "dx"), got, want, strict=True):
+        assert_same(a.detach(), b.detach(), name)
+
+
+@pytest.mark.parametrize("name", NEURONS)
+def test_options_equal_eager_pytorch(backend, name):
+    for sizes in ((37, 2, 3, 8), (70, 1, 2, 4096), (5, 2, 3, 7)):
+        inputs = make_inputs(Shape(sizes), NEURONS[name]).to("cuda")
+        want = expected(inputs, NEURONS[name])
+        assert_matches(run(inputs, NEURONS[name], backend), want)
+
+
+def test_streams_do_not_meet(backend):
+    parts = [inputs_on_gpu(200, 8192, seed=k) for k in range(4)]
+    want = [forward_and_backward(*part, "torch") for part in parts]
+    streams = [torch.cuda.Stream() for _ in parts]
+    torch.cuda.synchronize()
+    got = []
+    for stream, part in zip(streams, parts, strict=True):
+        with torch.cuda.stream(stream):
+            got.append(forward_and_backward(*part, backend))
+    torch.cuda.synchronize()
+    for ours, theirs in zip(got, want, strict=True):
+        for name, a, b in zip(("s", "v", "dx"), ours, theirs, strict=True):
+            assert_same(a.detach(), b.detach(), name)
+
+
+@pytest.mark.parametrize("sizes", [(128, 4096), (20, 1 << 18)])
+def test_a_graph_replays_a_call(backend, sizes):
+    x, ds = inputs_on_gpu(*sizes)
+    warm = torch.cuda.Stream()
+    warm.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(warm):  # compiles what is compiled at run time
+        forward_and_backward(x, ds, backend)
+    torch.cuda.current_stream().wait_stream(warm)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = forward_and_backward(x, ds, backend)
+    fresh = inputs_on_gpu(*sizes, seed=1)
+    x.copy_(fresh[0]), ds.copy_(fresh[1])
+    graph.replay()
+    torch.cuda.synchronize()
+    want = forward_and_backward(*fresh, "torch")
+    for name, a, b in zip(("s", "v", "dx"), got, want, strict=True):
+        assert_same(a.detach(), b.detach(), name)
+
+
+@pytest.mark.parametrize("coefficients", ("number", "tensor"))
+def test_nothing_waits_for_the_device(backend, coefficients):
+    x, ds = inputs_on_gpu(20, 1 << 16)
+    decay = 0.9
+    if coefficients == "tensor":
+        decay = torch.tensor(0.9, device="cuda", requires_grad=True)
+    x.requires_grad_()
+
+    def call():
+        s, state = snnkernels.lif(x, decay=decay, backend=backend)
+        torch.autograd.backward((s, state.v), (ds, torch.ones_like(state.v)))
+
+    call()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")  # sees PyTorch's own waits
+    try:
+        busy = torch.cuda.Event()
+        torch.cuda._sleep(400_000_000)  # about 0.2 s: the calls below must return before it ends
+        busy.record()
+        call()
+        assert not busy.query(), "the call returned only after the device was done"
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second CUDA device")
+def test_a_second_device(backend):
+    x, ds = (t.to("cuda:1") for t in inputs_on_gpu(40, 5000))
+    got, want = (forward_and_backward(x, ds, b) for b in (backend, "torch"))
+    for name, a, b in zip(("s", "v", "dx"), got, want, strict=True):
+        assert_same(a.detach(), b.detach(), name)
