@@ -26,8 +26,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import peers  # noqa: E402
 from common import interleave, machine, markdown, median_ms, ratio, save  # noqa: E402
-from tests.cases import BENCH_CASES, BenchCase, Inputs  # noqa: E402
-from tests.compare import assert_same  # noqa: E402
 
 import snnkernels  # noqa: E402
 from snnkernels import _core, reference  # noqa: E402
@@ -35,6 +33,8 @@ from snnkernels.backends import cpp  # noqa: E402
 from snnkernels.layout import common_layout, empty_rows  # noqa: E402
 from snnkernels.ops import RESETS, Numbers, Options  # noqa: E402
 from snnkernels.state import State  # noqa: E402
+from tests.cases import BENCH_CASES, BenchCase, Inputs  # noqa: E402
+from tests.compare import assert_same  # noqa: E402
 
 INDEXED_LIMIT = 1 << 24  # neuron-steps from where the quadratic loop is not waited for
 
