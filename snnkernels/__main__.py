@@ -6,7 +6,7 @@ import argparse
 import sys
 from importlib import import_module
 
-COMMANDS = ("demo", "info")
+COMMANDS = ("demo", "fit", "info")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,10 +23,15 @@ def main(arguments: list[str] | None = None) -> int:
     for name in COMMANDS:
         module = import_module(f"snnkernels.commands.{name}")
         summary = module.__doc__.splitlines()[0]
-        command = commands.add_parser(name, help=summary, description=module.__doc__)
+        pass_on = getattr(module, "PASS_ON", False)  # --help too
+        command = commands.add_parser(
+            name, help=summary, description=module.__doc__, add_help=not pass_on
+        )
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    args = parser.parse_args(arguments)
+        command.set_defaults(run=module.run, pass_on=pass_on)
+    args, args.rest = parser.parse_known_args(arguments)
+    if args.rest and not args.pass_on:
+        parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
     try:
         return args.run(args)
     except KeyboardInterrupt:

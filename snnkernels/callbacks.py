@@ -20,6 +20,11 @@ class OtherRunError(ValueError):
     """An unfinished run lies in the directory, with other settings."""
 
 
+def finish(directory: Path) -> Path:
+    """Keep the checkpoint of a complete run under the name that is not taken up; returns it."""
+    return (directory / LAST).replace(directory / FINISHED)
+
+
 class History(L.Callback):
     """Loss of every step and the measures of every epoch; part of the checkpoint.
 
@@ -185,6 +190,7 @@ class Resumable(L.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         if self.stopped and not trainer.is_last_batch:
             self._save(trainer)
+            trainer.limit_val_batches = 0  # no look at the test samples on the way out
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -67,7 +67,7 @@ def raster(path: Path, image: Tensor, label: int, layers: dict[str, Tensor], sho
             axis.set_yticks(range(count))
         part = f"{count} of {size:,} neurons" if size > shown else f"{size} neurons"
         axis.set_ylabel("digit" if count <= 10 else part)
-        axis.set_title(f"{title}\na neuron fires in {rate:.0%} of the steps", fontsize=10)
+        axis.set_title(f"{title}\nfires in {rate:.0%} of the steps", fontsize=10)
     figure.suptitle("Spikes of one digit through the network")
     _save(figure, path)
 
@@ -164,14 +164,18 @@ def speed(
     names = list(layer)
     bars = left.bar(names, [1e3 * layer[n] for n in names], 0.6, color=ORANGE)
     left.bar_label(bars, [f"{1e3 * layer[n]:.1f} ms" for n in names], padding=2)
-    left.set_title(f"One neuron layer: {max(layer.values()) / min(layer.values()):.1f} times")
+    left.set_title(
+        f"One neuron layer: {max(layer.values()) / min(layer.values()):.1f} times as fast"
+    )
     neurons = [1e3 * step[n] * share[n] for n in names]
     rest = [1e3 * step[n] * (1 - share[n]) for n in names]
     right.bar(names, rest, 0.6, color=BLUE, label="everything else")
     bars = right.bar(names, neurons, 0.6, rest, color=ORANGE, label="neurons")
     labels = [f"{1e3 * step[n]:.0f} ms\nneurons {share[n]:.0%}" for n in names]
     right.bar_label(bars, labels, padding=2)
-    right.set_title(f"Whole training step: {max(step.values()) / min(step.values()):.1f} times")
+    right.set_title(
+        f"Whole training step: {max(step.values()) / min(step.values()):.1f} times as fast"
+    )
     right.legend(frameon=False)
     for axis in (left, right):
         axis.set_ylabel("time (ms), lower is better")
@@ -180,6 +184,10 @@ def speed(
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(subtitle, fontsize=10)
     _save(figure, path)
+
+
+def _times(seconds: dict[str, float]) -> str:
+    return f"{max(seconds.values()) / min(seconds.values()):.1f} times as fast"
 
 
 def _spikes(count: int) -> str:

@@ -287,6 +287,7 @@ def fit(
         The history of the whole run, and whether it is complete: False after Ctrl-C.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C was pressed a second time.
         OtherRunError: the directory holds an unfinished run with other settings.
     """
     history = History()
@@ -310,9 +311,11 @@ def fit(
             num_sanity_val_steps=0,
             devices=1,
         )
-        trainer.fit(
-            module, data, ckpt_path=str(resumable.path) if found else None, weights_only=True
-        )
+        checkpoint = str(resumable.path) if found else None
+        try:
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit:  # what Lightning makes of a second Ctrl-C
+            raise KeyboardInterrupt from None
     return history, len(history.epochs) == epochs
 
 

@@ -253,6 +253,24 @@ def test_demo_stops_at_ctrl_c_and_goes_on(few, tmp_path, monkeypatch, capsys):
     assert "Taking up the run" in capsys.readouterr().out
 
 
+def test_fit_follows_a_recipe(few, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(data.DATASETS, "digits", lambda: few)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"directory: {tmp_path}\n"
+        "epochs: 3\n"
+        "module:\n"
+        "  network: {class_path: snnkernels.models.demo.DigitNet, init_args: {steps: 1}}\n"
+        "  optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}\n"
+        "data: {batch_size: 50}\n"
+    )
+    assert main(["fit", "--config", str(recipe), "--epochs", "1"]) == 0
+    assert "epoch 1/1" in capsys.readouterr().out
+    saved = torch.load(tmp_path / callbacks.FINISHED, weights_only=True)
+    assert saved["global_step"] == 2
+    assert saved["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.1
+
+
 def test_speed_is_not_measured_where_results_differ():
     networks = {"a": DigitNet(steps=2), "b": DigitNet(steps=2)}
     batch = torch.rand(2, 1, 28, 28), torch.tensor([1, 2])
@@ -329,7 +347,10 @@ def test_import_needs_torch_only():
     assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr
 
 
-def test_unknown_command(capsys):
+def test_unknown_words(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["info", "--loud"])
+    assert "--loud" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["dance"])
     assert "demo" in capsys.readouterr().err

