@@ -233,7 +233,7 @@ def test_leaky_readout_goes_on_where_it_ended():
         ({"surrogate": "triangle"}, TypeError, "surrogate.*Triangle.*'triangle'"),
         ({"record": "v"}, ValueError, "record must be None or 'h'; got 'v'"),
         ({"backend": "fast"}, ValueError, "backend must be 'auto' or one of.*'fast'"),
-        ({"refractory": -1}, ValueError, "refractory.*>= 0; got -1"),
+        ({"refractory": -1}, ValueError, "refractory.*>= 0.*got -1"),
         ({"channels": 0}, ValueError, "channels.*>= 1; got 0"),
         ({"channels": 3, "decay": torch.ones(4)}, ValueError, r"decay.*\[3\].*\[4\]"),
         ({"v_threshold": float("nan")}, ValueError, "v_threshold must not be NaN"),
