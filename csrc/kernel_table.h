@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cuda.h"
-#include "kernels.cuh"
+#include "ring_kernels.cuh"
 
 namespace snn {
 namespace cuda {

@@ -132,4 +132,7 @@ def test_nvrtc_compiles_the_same_text(arch):
 
 def test_the_package_carries_the_sources():
     csrc = Path(__file__).resolve().parents[1] / "csrc"
-    assert cuda_jit.sources() == {n: (csrc / n).read_text() for n in ("neuron.h", "kernels.cuh")}
+    carried = cuda_jit.sources()
+    assert carried == {name: (csrc / name).read_text() for name in carried}
+    included = re.findall(r'#include "(.*)"', "".join(carried.values()))
+    assert set(carried) == {*included, "ring_kernels.cuh"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import lru_cache
+from importlib import import_module
 from typing import NamedTuple
 
 import torch
@@ -40,14 +41,16 @@ class Target(NamedTuple):
 
 
 @lru_cache
-def _ways() -> tuple[tuple[str, object, str | None], ...]:
-    """Both ways: name, module, and why it cannot be used here (None: it can)."""
-    from snnkernels.backends import cuda_aot, cuda_jit
-
-    return tuple(
-        (name, module, module.why_unavailable())
-        for name, module in (("ahead of time", cuda_aot), ("run time", cuda_jit))
-    )
+def _way() -> tuple[str | None, object, str]:
+    """The way that is taken, its module, and why the ways before it are not."""
+    reasons = []
+    for name, module in (("ahead of time", "cuda_aot"), ("run time", "cuda_jit")):
+        module = import_module(f"snnkernels.backends.{module}")
+        reason = module.why_unavailable()
+        if reason is None:
+            return name, module, "; ".join(reasons)
+        reasons.append(f"{name}: {reason}")
+    return None, None, "; ".join(reasons)
 
 
 def way() -> str | None:
@@ -57,7 +60,7 @@ def way() -> str | None:
         "ahead of time": they were compiled by nvcc when the package was built. "run time": NVRTC
         compiles each one when it is first needed, and a cache on disk keeps it.
     """
-    return next((name for name, _, reason in _ways() if reason is None), None)
+    return _way()[0]
 
 
 def why_unavailable(device_type: str) -> str | None:
@@ -75,8 +78,7 @@ def why_unavailable(device_type: str) -> str | None:
             "(Ampere) or newer; backends 'triton' and 'torch' may still work"
         )
     if way() is None:
-        reasons = "; ".join(f"{name}: {reason}" for name, _, reason in _ways())
-        return f"its kernels are to be had in neither way ({reasons})"
+        return f"its kernels are to be had in neither way ({_way()[2]})"
     return None
 
 
@@ -84,7 +86,7 @@ def _target(x: Tensor) -> Target:
     index = x.device.index
     same = index == torch.cuda.current_device()
     return Target(
-        next(module for _, module, reason in _ways() if reason is None).launch,
+        _way()[1].launch,
         _multiprocessors(index),
         torch.cuda.current_stream(index).cuda_stream,
         nullcontext() if same else torch.cuda.device(index),

@@ -1,8 +1,8 @@
 """The CUDA kernels, compiled when they are first needed: NVRTC through CuPy, then a cache on disk.
 
-The package carries the text of ``csrc/neuron.h`` and ``csrc/kernels.cuh``. Each kernel is compiled
-alone, in about a second, for the GPU at hand; the cache holds it under a hash of all that it was
-made from.
+The package carries the texts, ``cuda_sources/``, which are those of ``csrc/``. Each kernel is
+compiled alone, in about a second, for the GPU at hand; the cache holds it under a hash of all that
+it was made from.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import sys
 import tempfile
 import warnings
 from functools import lru_cache
@@ -26,7 +25,7 @@ _EXTRA = "pip install 'snnkernels[cuda-jit]'"
 def sources() -> dict[str, str]:
     """The texts that make the kernels, by name."""
     folder = resources.files("snnkernels") / "cuda_sources"
-    return {name: (folder / name).read_text() for name in ("neuron.h", "kernels.cuh")}
+    return {file.name: file.read_text() for file in sorted(folder.iterdir(), key=lambda f: f.name)}
 
 
 def why_unavailable() -> str | None:
@@ -74,7 +73,7 @@ def compile_kernel(kernel: str, architecture: str) -> tuple[str, bytes]:
 
     texts = sources()
     program = nvrtc.createProgram(
-        '#include "kernels.cuh"\n',
+        '#include "ring_kernels.cuh"\n',
         "snnkernels.cu",
         [text.encode() for text in texts.values()],
         [name.encode() for name in texts],
@@ -150,16 +149,3 @@ def launch(kernel: str, blocks: int, threads: int, arguments: bytes, stream: int
     driver.launchKernel(
         function, blocks, 1, 1, threads, 1, 1, 0, stream, ctypes.addressof(pointers), 0
     )
-
-
-def main() -> int:
-    """Compile the kernels named on the command line for the architecture before them."""
-    architecture, *kernels = sys.argv[1:]
-    for kernel in kernels:
-        name, code = compile_kernel(kernel, architecture)
-        print(name, len(code))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

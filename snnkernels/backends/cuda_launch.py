@@ -16,7 +16,7 @@ from torch import Tensor
 from snnkernels.layout import Layout, Rows
 
 CHECKPOINT_EVERY = 16  # steps; a backward kernel holds as many in its registers
-THREADS, RING_THREADS, REDUCE_THREADS = 128, 32, 256  # per block, as in csrc/kernels.cuh
+THREADS, RING_THREADS, REDUCE_THREADS = 128, 32, 256  # per block, as in csrc/*.cuh
 
 # From this many steps on a ring of stages in shared memory pays, if its warps are so few that each
 # multiprocessor holds all of its share at once (32 KiB of ring each).
@@ -187,7 +187,7 @@ def pack_call(
     ddecay: Tensor | None = None,
     dtheta: Tensor | None = None,
 ) -> bytes:
-    """The arguments of a neuron kernel: ``csrc/kernels.cuh: Call``, field by field."""
+    """The arguments of a neuron kernel: ``csrc/cuda_memory.cuh: Call``, field by field."""
     addresses = (v0, wait0, dv, v, wait, checkpoints, dv0, ddecay, dtheta, decay, v_threshold)
     return _CALL.pack(
         *x,

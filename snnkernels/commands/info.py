@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import snnkernels
-from snnkernels.backends import BACKENDS, available_backends, why_unavailable
+from snnkernels.backends import BACKENDS, available_backends, cuda, why_unavailable
 
 MAPS = Path("/proc/self/maps")
 OPENMP = re.compile(r"/lib(?:gomp|iomp5|omp)\b[^/]*\.so[^/]*$")
@@ -40,6 +40,10 @@ def report() -> str:
         ("  threads", f"{torch.get_num_threads()} (torch.set_num_threads, OMP_NUM_THREADS)"),
         ("  OpenMP", _openmp()),
         *_gpus(),
+        (
+            "CUDA kernels",
+            f"by way of: {cuda.way()}" if cuda.way() else "not compiled for this machine",
+        ),
     ]
     for device in ("cpu", "cuda"):
         usable = available_backends(device)

@@ -1,0 +1,260 @@
+// How the CUDA kernels reach memory: their arguments, packs of elements, where a thread works.
+// nvcc and NVRTC compile this text, and a C++ compiler does for the tests.
+#pragma once
+
+#include "neuron.h"
+
+namespace snn {
+namespace cuda {
+
+using Int = long long;
+
+// Element (o, t, i) of a sequence lies at o * outer + t * time + i * inner elements; inner is 1, or
+// 0 where one value stands for a whole row.
+struct Rows {
+  char* p;  // nullptr: absent
+  Int outer, time, inner;
+};
+
+// The arguments of every neuron kernel. csrc/snncore.h says what each one holds;
+// backends/cuda_launch.py: Call packs the same fields in the same order.
+struct Call {
+  Rows x, s, h, ds, dh, dx;
+  const float *v0, *wait0, *dv;                           // [M]; nullptr: zero
+  float *v, *wait, *checkpoints, *dv0, *ddecay, *dtheta;  // the gradients: nullptr: not wanted
+  const float *decay, *theta;                             // [count]; nullptr: the value holds
+  Int decay_count, theta_count;                           // 1, or C
+  Int O, I, C, channel_inner;
+  int T, K;  // K: steps between checkpoints; 0: none
+  float decay_value, theta_value, v_reset, refractory, surrogate_p, surrogate_q;
+  int surrogate, reserved;
+};
+
+constexpr int THREADS = 128;    // a block of the register kernels
+constexpr int RING_STEPS = 16;  // steps of one stage of the ring kernels
+
+#define SNN_DEVICE __device__ __forceinline__
+
+// --- what needs an instruction of its own --------------------------------------------------------
+// Compiled by no CUDA compiler, this file expects these functions from whoever includes it.
+
+#if defined(__CUDACC__)
+SNN_DEVICE float half_to_float(unsigned short a) {
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(a));
+  return f;
+}
+SNN_DEVICE unsigned short float_to_half(float f) {
+  unsigned short a;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(a) : "f"(f));
+  return a;
+}
+// Bits that were gathered into a word stay there: the compiler would keep them in predicates, of
+// which there are few.
+SNN_DEVICE void keep_word(unsigned& word) { asm volatile("" : "+r"(word)); }
+// 16 bytes from global to shared memory, past the registers; complete after wait_copies().
+SNN_DEVICE void copy_async(void* shared, const void* global) {
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+}
+SNN_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// All but the newest PENDING groups of this thread's copies are complete.
+template <int PENDING>
+SNN_DEVICE void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+#endif
+
+// --- element types in memory ---------------------------------------------------------------------
+
+struct bf16 {
+  unsigned short bits;
+};
+struct f16 {
+  unsigned short bits;
+};
+
+SNN_DEVICE float as_float(unsigned bits) {
+  union {
+    unsigned bits;
+    float value;
+  } a = {bits};
+  return a.value;
+}
+SNN_DEVICE unsigned as_bits(float value) {
+  union {
+    float value;
+    unsigned bits;
+  } a = {value};
+  return a.bits;
+}
+
+// The 16 bits in the low half of `word`.
+SNN_DEVICE float widen(unsigned word, bf16) { return as_float(word << 16); }
+SNN_DEVICE float widen(unsigned word, f16) {
+  return half_to_float(static_cast<unsigned short>(word));
+}
+// The 16 bits in the high half. bf16: round to nearest even on the integer side, as all backends
+// do; NaN stays NaN.
+SNN_DEVICE unsigned narrow(float a, bf16) {
+  const unsigned b = as_bits(a);
+  return a == a ? b + 0x7fff + ((b >> 16) & 1) : 0x7fc00000u;
+}
+SNN_DEVICE unsigned narrow(float a, f16) { return unsigned(float_to_half(a)) << 16; }
+SNN_DEVICE unsigned spike(bool fired, bf16) { return fired ? 0x3f800000u : 0u; }
+SNN_DEVICE unsigned spike(bool fired, f16) { return fired ? 0x3c000000u : 0u; }
+
+template <int BYTES>
+struct Cells {
+  using Cell = unsigned;
+  static constexpr int COUNT = BYTES / 4;
+};
+template <>
+struct Cells<2> {
+  using Cell = unsigned short;
+  static constexpr int COUNT = 1;
+};
+
+// VEC elements as one access of up to 16 bytes.
+template <class IO, int VEC>
+struct alignas(sizeof(IO) * VEC) Pack {
+  using Cell = typename Cells<sizeof(IO) * VEC>::Cell;
+  static constexpr int COUNT = Cells<sizeof(IO) * VEC>::COUNT;
+  Cell cell[COUNT];
+
+  SNN_DEVICE static Pack zero() {
+    Pack a;
+#pragma unroll
+    for (int k = 0; k < COUNT; ++k) a.cell[k] = 0;
+    return a;
+  }
+  SNN_DEVICE static Pack load(const char* p) { return *reinterpret_cast<const Pack*>(p); }
+  SNN_DEVICE void store(char* p) const { *reinterpret_cast<Pack*>(p) = *this; }
+  SNN_DEVICE float get(int j) const { return widen(cell[j / 2] >> (j % 2 * 16), IO()); }
+  SNN_DEVICE void put(int j, unsigned high) {
+    cell[j / 2] = static_cast<Cell>(j % 2 ? (high & 0xffff0000) | cell[j / 2] : high >> 16);
+  }
+  SNN_DEVICE void set(int j, float a) { put(j, narrow(a, IO())); }  // j = 0, 1, ... in this order
+  SNN_DEVICE void set_spike(int j, bool fired) { put(j, spike(fired, IO())); }
+};
+
+template <int VEC>
+struct alignas(4 * VEC) Pack<float, VEC> {
+  float cell[VEC];
+
+  SNN_DEVICE static Pack zero() {
+    Pack a;
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) a.cell[k] = 0.0f;
+    return a;
+  }
+  SNN_DEVICE static Pack load(const char* p) { return *reinterpret_cast<const Pack*>(p); }
+  SNN_DEVICE void store(char* p) const { *reinterpret_cast<Pack*>(p) = *this; }
+  SNN_DEVICE float get(int j) const { return cell[j]; }
+  SNN_DEVICE void set(int j, float a) { cell[j] = a; }
+  SNN_DEVICE void set_spike(int j, bool fired) { cell[j] = fired ? 1.0f : 0.0f; }
+};
+
+// VEC floats of state, 16 bytes at a time.
+template <int VEC>
+SNN_DEVICE void load_row(float (&to)[VEC], const float* p) {
+  constexpr int N = VEC < 4 ? VEC : 4;
+#pragma unroll
+  for (int j = 0; j < VEC; j += N) {
+    const auto part = Pack<float, N>::load(reinterpret_cast<const char*>(p + j));
+#pragma unroll
+    for (int k = 0; k < N; ++k) to[j + k] = part.cell[k];
+  }
+}
+template <int VEC>
+SNN_DEVICE void store_row(float* p, const float (&from)[VEC]) {
+  constexpr int N = VEC < 4 ? VEC : 4;
+#pragma unroll
+  for (int j = 0; j < VEC; j += N) {
+    Pack<float, N> part;
+#pragma unroll
+    for (int k = 0; k < N; ++k) part.cell[k] = from[j + k];
+    part.store(reinterpret_cast<char*>(p + j));
+  }
+}
+template <int VEC>
+SNN_DEVICE void load_row_or_zero(float (&to)[VEC], const float* p, Int m) {
+#pragma unroll
+  for (int j = 0; j < VEC; ++j) to[j] = 0.0f;
+  if (p) load_row(to, p + m);
+}
+
+// --- where a thread works ------------------------------------------------------------------------
+
+struct Place {
+  Int o, i, m;  // m = o * I + i
+};
+
+template <class IO>
+SNN_DEVICE char* address(const Rows& a, const Place& at) {
+  return a.p + (at.o * a.outer + at.i * a.inner) * Int(sizeof(IO));
+}
+
+// False where the thread lies behind the last neuron.
+template <int VEC>
+SNN_DEVICE bool find_place(const Call& a, Place& at) {
+  const Int vector = Int(blockIdx.x) * THREADS + threadIdx.x, per_row = a.I / VEC;
+  at.o = a.O == 1 ? 0 : vector / per_row;
+  at.i = (vector - at.o * per_row) * VEC;
+  at.m = at.o * a.I + at.i;
+  return a.O == 1 ? at.i < a.I : at.o < a.O;
+}
+
+// One step of an input; an absent one is zero, one of stride 0 is a row of equal values.
+template <class IO, int VEC, bool RARE>
+SNN_DEVICE Pack<IO, VEC> load_step(const Rows& a, const char* p) {
+  if (RARE && !a.p) return Pack<IO, VEC>::zero();
+  if (RARE && !a.inner) {
+    const float value = Pack<IO, 1>::load(p).get(0);
+    Pack<IO, VEC> all;
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) all.set(j, value);
+    return all;
+  }
+  return Pack<IO, VEC>::load(p);
+}
+
+// The first `count` of N steps; the others are zero.
+template <class IO, int VEC, bool RARE, int N>
+SNN_DEVICE void load_steps(Pack<IO, VEC> (&to)[N], const Rows& a, const char* p, int count) {
+  const Int step = a.time * Int(sizeof(IO));
+#pragma unroll
+  for (int k = 0; k < N; ++k) {
+    to[k] = Pack<IO, VEC>::zero();
+    if (k < count) to[k] = load_step<IO, VEC, RARE>(a, p);
+    p += step;
+  }
+}
+
+// Coefficients of the VEC neurons of a thread.
+template <int VEC, bool RARE>
+struct Coefficients {
+  static constexpr int N = RARE ? VEC : 1;
+  float decay_[N], theta_[N], v_reset, period;
+
+  SNN_DEVICE Coefficients(const Call& a, Int m) : v_reset(a.v_reset), period(a.refractory) {
+    const float decay = a.decay ? *a.decay : a.decay_value;
+    const float theta = a.theta ? *a.theta : a.theta_value;
+#pragma unroll
+    for (int j = 0; j < N; ++j) decay_[j] = decay, theta_[j] = theta;
+    if (RARE && (a.decay_count > 1 || a.theta_count > 1)) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        const Int channel = (m + j) / a.channel_inner % a.C;
+        if (a.decay_count > 1) decay_[j] = a.decay[channel];
+        if (a.theta_count > 1) theta_[j] = a.theta[channel];
+      }
+    }
+  }
+  SNN_DEVICE float decay(int j) const { return decay_[RARE ? j : 0]; }
+  SNN_DEVICE float theta(int j) const { return theta_[RARE ? j : 0]; }
+  SNN_DEVICE bool refractory() const { return RARE && period > 0; }
+};
+
+}  // namespace cuda
+}  // namespace snn

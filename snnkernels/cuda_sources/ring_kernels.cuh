@@ -1,0 +1,1 @@
+../../csrc/ring_kernels.cuh
