@@ -1,9 +1,9 @@
 """Surrogate gradients: what stands in for the derivative of the spike in the backward pass.
 
-Each surrogate is a small frozen dataclass. It gives ds/dh as a function f of
-``u = h - v_threshold``, in the units of h. The kernels hold the same formulas in
-``csrc/neuron.h`` and ``backends/triton/neuron.py``; what stands here is the reference and must keep its
-order of operations.
+Each surrogate is a small frozen dataclass. It gives ds/dh as a function f of ``u = h -
+v_threshold``, in the units of h. The kernels hold the same formulas in ``csrc/neuron.h`` and
+``backends/triton/neuron.py``; what stands here is the reference and must keep its order of
+operations.
 """
 
 from __future__ import annotations
