@@ -9,9 +9,6 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
 
 namespace snn {
 namespace {
@@ -103,17 +100,6 @@ void reduce_channels(const float* per_neuron, int64_t M, int64_t C, int64_t chan
     for (int b = 0; b < REDUCE_BLOCKS; ++b) sum += scratch[b * C + c];
     out[c] = static_cast<float>(sum);
   }
-}
-
-bool keep_freed_memory(bool keep) {
-#if defined(__GLIBC__)
-  constexpr int DEFAULT_BLOCKS = 65536, DEFAULT_TRIM = 128 * 1024;
-  return mallopt(M_MMAP_MAX, keep ? 0 : DEFAULT_BLOCKS) &&
-         mallopt(M_TRIM_THRESHOLD, keep ? -1 : DEFAULT_TRIM);
-#else
-  (void)keep;
-  return false;
-#endif
 }
 
 void advise_huge_pages(void* p, size_t bytes) {

@@ -147,9 +147,4 @@ bool use_isa(const char* name);
 // Ask for huge pages behind a fresh buffer: faulting in 4 KiB pages costs more than the kernels do.
 void advise_huge_pages(void* p, size_t bytes);
 
-// Let the process keep large freed blocks instead of giving them back to the system at once, so
-// that the next large buffer has its pages already (glibc's mallopt). Returns false where there is
-// none.
-bool keep_freed_memory(bool keep);
-
 }  // namespace snn

@@ -166,7 +166,6 @@ PYBIND11_MODULE(_core, m) {
         py::arg("threads"));
   m.def("available_isas", &snn::available_isas);
   m.def("use_isa", &snn::use_isa, py::arg("name").none(true));
-  m.def("keep_freed_memory", &snn::keep_freed_memory);
   m.def("advise_huge_pages",
         [](Address p, size_t bytes) { snn::advise_huge_pages(at<void>(p), bytes); });
 }

@@ -1,9 +1,9 @@
 """Fused kernels for spiking neural networks: the whole time loop of a neuron layer in one pass."""
 
 from snnkernels.backends import available_backends
-from snnkernels.backends.cpp import keep_freed_memory
 from snnkernels.filter_ops import iir
 from snnkernels.layers import LIF, LeakyReadout, OverTime, detach, reset
+from snnkernels.memory import keep_freed_memory
 from snnkernels.ops import lif
 from snnkernels.state import State
 from snnkernels.surrogates import (

@@ -29,25 +29,6 @@ def why_unavailable(device_type: str) -> str | None:
     return None if device_type == "cpu" else "it runs on CPU tensors only"
 
 
-def keep_freed_memory(keep: bool = True) -> None:
-    """Let this process keep the memory of large freed CPU tensors for the next ones.
-
-    By default the C library gives a large block back to the system as soon as it is freed, and the
-    next tensor of that size faults all its pages in again, which can take longer than the kernel
-    that fills it. This changes the whole process (every CPU tensor of any library), so it is never
-    done without being asked for; a training program calls it once at its start.
-
-    Args:
-        keep: False goes back to the C library's defaults. Default: True.
-
-    Raises:
-        RuntimeError: the C library is not glibc, or the C++ core is not built.
-    """
-    if _core is None or not _core.keep_freed_memory(keep):
-        reason = why_unavailable("cpu") or "it needs the GNU C library"
-        raise RuntimeError(f"keep_freed_memory is not available here: {reason}")
-
-
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 

@@ -6,7 +6,6 @@ A minute or two on two CPU cores. Ctrl-C stops; the next run goes on from there.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import sys
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise ModuleNotFoundError(
             f"the demo needs more than torch ({error}): pip install 'snnkernels[demo]'"
         ) from error
-    reuse_memory()
+    snnkernels.keep_freed_memory()
     torch.manual_seed(args.seed)
     network = _network(args.backend)
     data = training.InMemoryData("digits", seed=args.seed)
@@ -95,18 +94,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {path}: {content}")
     print(f"Weights: {callbacks.finish(args.out)}")
     return 0
-
-
-def reuse_memory() -> None:
-    """Let the C library keep large blocks that are freed, where it is glibc.
-
-    It gives them back to the system by default, and takes them anew at every step: on a CPU the
-    page faults cost about as much as the arithmetic of this network.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: blocks up to 1 GiB come from the heap,
-        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: which keeps its size
 
 
 def _threads() -> str:
