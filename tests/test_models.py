@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import snnkernels
+from bench.models import StepLoop, batch, train_step
 from snnkernels import LIF, encode, models
 from snnkernels.models.layered import Part
 
@@ -229,6 +230,21 @@ def test_a_constant_image_passes_the_first_convolution_once():
         | {k: v for k, v in twin.state_dict().items() if "running" in k},
     )
     torch.testing.assert_close(twin(torch.stack([image] * 5)), out, rtol=1e-4, atol=1e-4)
+
+
+def test_s_resnet_is_the_loop_over_time_of_the_paper():
+    # In float64, since in float32 a potential at the threshold may fall on either side of it.
+    net = models.create("s_resnet14", filters=4, steps=6, backend="torch").double()
+    loop = StepLoop(net).double()
+    images, labels = batch(3, dtype=torch.float64)
+    got = train_step(net, images, labels)
+    grads = [p.grad.clone() for p in net.parameters()]
+    torch.testing.assert_close(got, train_step(loop, images, labels))
+    per_step = dict(loop.norms.named_children())
+    for (name, p), g in zip(net.named_parameters(), grads, strict=True):
+        norm = per_step.get(name.removesuffix(".weight").replace(".", "_"))
+        want = p.grad if norm is None else torch.stack([n.weight.grad for n in norm])
+        torch.testing.assert_close(g, want)
 
 
 @pytest.mark.parametrize("training", [True, False])

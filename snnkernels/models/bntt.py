@@ -36,15 +36,13 @@ class _NormaliseSteps(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         dims = (1, *range(3, x.ndim))
         exact = torch.promote_types(x.dtype, torch.float32)
-        samples = x[0, :, 0].numel()
         out = torch.empty_like(x)
         mean = torch.empty(x.shape[0], x.shape[2], dtype=exact, device=x.device)
         var = torch.empty_like(mean)
         for part in _blocks(x):
             centre = x[part].mean(dims, keepdim=True, dtype=exact)
             centred = x[part] - centre
-            square = torch.linalg.vector_norm(centred, dim=dims, keepdim=True).square_()
-            mean[part], var[part] = centre.view_as(mean[part]), square.view_as(var[part]) / samples
+            mean[part], var[part] = centre.view_as(mean[part]), (centred * centred).mean(dims)
             scale = weight[part] * (var[part] + eps).rsqrt()
             torch.mul(centred, _per_step(scale, x.ndim), out=out[part])
         invertible = x.device.type == "cpu" and bool(weight.all())

@@ -1,0 +1,239 @@
+"""The training step of S-ResNet38 against the loop over time that one writes from the paper.
+
+    python bench/models.py
+
+Both run the same weights on the same batch: one network applies every layer to all steps at once,
+the other applies all layers to one step after the other: a convolution, a batch norm of that step,
+a neuron of a few tensor operations. Times are taken in turns; the peak of the resident memory is
+taken in a fresh process each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.common import interleave, markdown, median_ms, ratio, save
+from snnkernels import models
+from snnkernels.models.bntt import BNTT
+
+
+class _Fire(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, u: Tensor) -> Tensor:
+        ctx.save_for_backward(u)
+        return (u >= 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> Tensor:
+        (u,) = ctx.saved_tensors
+        return g * 0.3 * (1 - u.abs()).clamp(min=0)
+
+
+class StepLoop(nn.Module):
+    """S-ResNet (s2s, BNTT, 32 pixels) as a loop over time, with the weights of an `SResNet`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.norms = nn.ModuleDict()
+        for name, module in net.named_modules():
+            if isinstance(module, BNTT):
+                self.norms[name.replace(".", "_")] = nn.ModuleList(
+                    self._norm(module, t) for t in range(module.steps)
+                )
+
+    @staticmethod
+    def _norm(bntt: BNTT, t: int) -> nn.BatchNorm2d:
+        norm = nn.BatchNorm2d(bntt.channels, eps=bntt.eps, momentum=bntt.momentum)
+        norm.weight.data.copy_(bntt.weight[t])
+        norm.register_parameter("bias", None)
+        return norm.to(bntt.weight)
+
+    def _current(self, name: str, conv: nn.Module, x: Tensor, t: int) -> Tensor:
+        conv = conv.module
+        return self.norms[name][t](F.conv2d(x, conv.weight, None, conv.stride, conv.padding))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of images `[N, C, H, W]`."""
+        mem: dict[str, Tensor] = {}
+
+        def neuron(name: str, current: Tensor) -> Tensor:
+            v = 0.874 * mem[name] + current if name in mem else current
+            u = v / 1.0 - 1.0
+            s = _Fire.apply(u)
+            reset = torch.zeros_like(v)
+            reset[u >= 0] = 1.0
+            mem[name] = v - reset
+            return s
+
+        out = 0
+        for t in range(self.net.steps):
+            x = neuron("norm1", self._current("norm1", self.net.conv1, image, t))
+            for i, block in enumerate(self.net.blocks):
+                at = f"blocks_{i}_"
+                s = neuron(at + "1", self._current(at + "norm1", block.conv1, x, t))
+                s = neuron(at + "2", self._current(at + "norm2", block.conv2, s, t))
+                if block.shortcut is not None:
+                    x = self._current(at + "shortcut_1", block.shortcut[0], x, t)
+                x = s + x
+            out = out + F.linear(x.mean((-2, -1)), self.net.fc.module.weight)
+        return out / self.net.steps
+
+
+def train_step(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Forward and backward pass; gives the logits."""
+    net.zero_grad(set_to_none=True)
+    logits = net(images)
+    F.cross_entropy(logits, labels).backward()
+    return logits.detach()
+
+
+def build(which: str, options: dict, device: str = "cpu", dtype=torch.float32) -> nn.Module:
+    """The "fused" network or the "loop", with equal weights."""
+    torch.manual_seed(0)
+    net = models.create("s_resnet38", **options).to(device, dtype)
+    return net if which == "fused" else StepLoop(net).to(device, dtype)
+
+
+def batch(n: int, device: str = "cpu", dtype=torch.float32) -> tuple[Tensor, Tensor]:
+    """Random images with the statistics of normalised ones, and labels."""
+    g = torch.Generator().manual_seed(1)
+    images = torch.randn(n, 3, 32, 32, generator=g).to(device, dtype)
+    return images, torch.randint(10, (n,), generator=g).to(device)
+
+
+def peak_mib(which: str, options: dict, n: int, mapped: bool) -> float:
+    """What two training steps add to the resident memory of a fresh process, at its peak.
+
+    Args:
+        which: "fused" or "loop".
+        options: of the network.
+        n: batch size.
+        mapped: give memory back to the system as soon as it is free, so that the peak is that of
+            what is in use; False leaves malloc at its defaults, with the holes that it keeps.
+    """
+    call = [sys.executable, __file__, "--peak-of", which, "--batch", str(n)]
+    call += ["--options", json.dumps(options), "--threads", str(torch.get_num_threads())]
+    environ = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"} if mapped else None
+    done = subprocess.run(call, check=True, capture_output=True, text=True, env=environ)
+    return float(done.stdout)
+
+
+def _print_peak(which: str, options: dict, n: int) -> None:
+    train_step(build(which, {**options, "steps": 1}), *batch(2))  # what loads but once
+    net, data = build(which, options), batch(n)
+    before = _resident("VmRSS")
+    for _ in range(2):
+        train_step(net, *data)
+    print(_resident("VmHWM") - before)
+
+
+def _resident(what: str) -> float:
+    """MiB now ("VmRSS") or at most since this program began ("VmHWM").
+
+    getrusage's ru_maxrss would start at what the parent process held.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{what}:\s*(\d+) kB", status)[1]) / 1024
+
+
+def on_gpu(options: dict, n: int, seconds: float) -> dict:
+    """Times and peaks on a GPU, where waiting for it belongs to the time."""
+    nets = {which: build(which, options, "cuda") for which in ("fused", "loop")}
+    data = batch(n, "cuda")
+    peaks = {}
+    for which, net in nets.items():
+        torch.cuda.empty_cache()
+        train_step(net, *data)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        train_step(net, *data)
+        peaks[which] = (torch.cuda.max_memory_allocated() - before) / 2**20
+
+    def timed(net):
+        train_step(net, *data)
+        torch.cuda.synchronize()
+
+    runs = interleave({k: lambda n=n: timed(n) for k, n in nets.items()}, seconds, 5)
+    return {"runs": runs, "peaks": peaks}
+
+
+def main() -> None:
+    """Run, print a table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--options", type=json.loads, default={}, help="of the network, as JSON")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--peak-of", choices=("fused", "loop"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.peak_of:
+        return _print_peak(args.peak_of, args.options, args.batch)
+
+    logits, exact = {}, {}
+    for which in ("fused", "loop"):
+        logits[which] = train_step(
+            build(which, args.options, args.device), *batch(args.batch, args.device)
+        )
+        small = {**args.options, "backend": "torch", "steps": min(args.options.get("steps", 50), 5)}
+        double = args.device, torch.float64
+        exact[which] = train_step(build(which, small, *double), *batch(args.batch, *double))
+    apart = {
+        name: (values["fused"] - values["loop"]).abs().max().item()
+        for name, values in (("float32", logits), ("float64, 5 steps", exact))
+    }
+
+    if args.device == "cuda":
+        result = on_gpu(args.options, args.batch, args.seconds)
+        runs, peaks, held = result["runs"], result["peaks"], None
+    else:
+        nets = {which: build(which, args.options) for which in ("fused", "loop")}
+        data = batch(args.batch)
+        runs = interleave(
+            {k: lambda n=n: train_step(n, *data) for k, n in nets.items()}, args.seconds, 3
+        )
+        peaks = {w: peak_mib(w, args.options, args.batch, True) for w in nets}
+        held = {w: peak_mib(w, args.options, args.batch, False) for w in nets}
+    rows = [
+        {
+            "S-ResNet38, training step": which,
+            "ms": median_ms(runs[which]),
+            "loop / this": ratio(runs["loop"], runs[which]),
+            "peak MiB": peaks[which],
+            "peak / loop's": peaks[which] / peaks["loop"],
+            "peak MiB, malloc's defaults": held and held[which],
+        }
+        for which in ("loop", "fused")
+    ]
+    print(markdown(rows))
+    print(f"largest difference of the logits: {apart}")
+    results = {
+        "batch": args.batch,
+        "options": args.options,
+        "rows": rows,
+        "rounds": len(runs["loop"]),
+        "load_average": os.getloadavg(),
+        "quartiles_ms": {k: [1e3 * q for q in statistics.quantiles(v)] for k, v in runs.items()},
+        "logits_apart": apart,
+    }
+    print(save("models", " ".join(["python bench/models.py", *sys.argv[1:]]), results, args.out))
+
+
+if __name__ == "__main__":
+    main()
