@@ -31,7 +31,7 @@ import snnkernels  # noqa: E402
 from snnkernels import _core, reference  # noqa: E402
 from snnkernels.backends import cpp  # noqa: E402
 from snnkernels.layout import common_layout, empty_rows  # noqa: E402
-from snnkernels.ops import RESETS, Numbers, Options  # noqa: E402
+from snnkernels.neuron_op import RESETS, Numbers, Options  # noqa: E402
 from snnkernels.state import State  # noqa: E402
 from tests.cases import BENCH_CASES, BenchCase, Inputs  # noqa: E402
 from tests.compare import assert_same  # noqa: E402

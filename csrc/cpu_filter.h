@@ -46,6 +46,15 @@ SNN_HD void widen_row(float* to, const IO* from, int width) {
   for (int j = 0; j < width; j += LANES) widen(from + j).store(to + j);
 }
 
+template <class IO, int TILE>
+SNN_HD void write_row(OutputRows<IO, TILE>& to, int64_t t, const float* from, int width,
+                      bool large) {
+  IO* row = to.row(t);
+  const bool past = to.stream;
+  for (int j = 0; j < width; j += LANES) put(row + j, Vec::load(from + j), past);
+  to.finish(t, large);
+}
+
 SNN_HD void add_row(float* to, const float* from, int n) {
   for (int j = 0; j < n; ++j) to[j] = to[j] + from[j];
 }

@@ -17,15 +17,6 @@ int backward_rows(const IirBackward& a) {
          (a.dcoefficients_per_neuron ? FilterReplay::rows(q) + TermSums::rows(q.P + q.Q + 1) : 0);
 }
 
-template <class IO, int TILE>
-SNN_HD void write_row(OutputRows<IO, TILE>& to, int64_t t, const float* from, int width,
-                      bool large) {
-  IO* row = to.row(t);
-  const bool past = to.stream;
-  for (int j = 0; j < width; j += LANES) put(row + j, Vec::load(from + j), past);
-  to.finish(t, large);
-}
-
 template <class IO>
 void forward_tile(const IirForward& a, int64_t o, int64_t i0, int n) {
   const Walk& q = a.walk;

@@ -4,7 +4,7 @@
 // read once and s is written once. Outputs larger than the caches are streamed past them. The
 // backward pass walks the checkpoints from the last to the first: it recomputes h of K steps into a
 // tape in L1/L2 and then runs the adjoint over them.
-#include "cpu_tile.h"
+#include "cpu_filter.h"
 
 namespace snn {
 namespace SNN_ISA {
@@ -12,29 +12,38 @@ namespace {
 
 // A tile's rows fit the L1 cache (forward: v) or the L2 cache (backward: K rows of h).
 constexpr int FORWARD_TILE = 2048, BACKWARD_TILE = 1024;
+// With a synapse the rows of its filter come on top.
+constexpr int SYNAPSE_TILE = 512, FORWARD_FLOATS = 1 << 14, BACKWARD_FLOATS = 1 << 16;
 
 // The coefficients of a tile's neurons.
 template <int TILE>
 struct Coefficients {
-  alignas(64) float decay[TILE], theta[TILE];
+  alignas(64) float decay[TILE], theta[TILE], gain[TILE], trace_decay[TILE];
 
   SNN_HD void start(const Problem& q, int64_t m0, int n) {
     spread(q.decay, q, m0, n, decay);
     spread(q.v_threshold, q, m0, n, theta);
+    spread(q.gain, q, m0, n, gain);
+    spread(q.trace_decay, q, m0, n, trace_decay);
   }
 };
 
-// RARE: any of per-channel coefficients, refractory periods, recorded h, parameter gradients.
+// RARE: any of per-channel coefficients, gain, refractory periods, trace, synapse, recorded h,
+// parameter gradients.
 template <class IO, Reset R, bool RARE>
 void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
   constexpr int TILE = FORWARD_TILE + LANES;
   const Problem& q = a.problem;
-  const int64_t m0 = o * q.I + i0, M = q.O * q.I, state_rows = q.refractory > 0 ? 2 : 1;
+  constexpr bool TRACE = R == Reset::trace;
+  const int64_t m0 = o * q.I + i0, M = q.O * q.I;
   const bool refractory = RARE && q.refractory > 0, record = RARE && a.h.p;
+  const bool synapse = RARE && q.has_synapse;
   const bool large = past_caches<IO>(q);
   const Vec zero(0.0f), v_reset(q.v_reset), period(q.refractory), decay_all(q.decay.shared()),
       theta_all(q.v_threshold.shared());
-  alignas(64) float v[TILE], wait[RARE ? TILE : 1];
+  alignas(64) float v[TILE], wait[RARE ? TILE : 1], trace[TRACE ? TILE : 1];
+  Pool<RARE ? FORWARD_FLOATS : 1> pool;
+  FilterForward filter;
   InputRows<IO, TILE> x;
   OutputRows<IO, TILE> s;
   OutputRows<float, RARE ? TILE : 1> h;
@@ -43,16 +52,21 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
   s.start(a.s, o, i0, n, large);
   load_row(v, q.v0, m0, n);
   if (refractory) load_row(wait, q.wait0, m0, n);
+  if (TRACE) load_row(trace, q.trace0, m0, n);
+  if (synapse) filter.start(q.synapse, q, m0, n, pool);
   if (RARE) per_channel.start(q, m0, n);
   if (record) h.start(a.h, o, i0, n, large);
 
   for (int64_t t = 0; t < q.T; ++t) {
     if (q.K && t && t % q.K == 0) {
-      float* to = a.checkpoints + (t / q.K - 1) * state_rows * M + m0;
-      std::memcpy(to, v, n * sizeof(float));
-      if (refractory) std::memcpy(to + M, wait, n * sizeof(float));
+      float* to = a.checkpoints + (t / q.K - 1) * q.state_rows() * M;
+      std::memcpy(to + m0, v, n * sizeof(float));
+      if (refractory) std::memcpy(to + q.wait_row() * M + m0, wait, n * sizeof(float));
+      if (TRACE) std::memcpy(to + q.trace_row() * M + m0, trace, n * sizeof(float));
+      if (synapse) filter.save(to + q.synapse_row() * M, false);
     }
     const IO *x_row = x.row(t), *x_next = x.ahead(smaller(t + AHEAD, q.T - 1));
+    const float* i_row = synapse ? filter.step(x_row) : nullptr;
     IO* s_row = s.row(t);
     float* h_row = record ? h.row(t) : nullptr;
     const bool s_past = s.stream, h_past = record && h.stream;
@@ -60,12 +74,19 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
       prefetch(x_next + j);
       const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_all;
       const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_all;
-      const Vec h_t = charge(decay, Vec::load(v + j), widen(x_row + j));
+      Vec i = synapse ? Vec::load(i_row + j) : widen(x_row + j);
+      if (RARE) i = Vec::load(per_channel.gain + j) * i;
+      Vec h_t = charge(decay, Vec::load(v + j), i);
+      if (TRACE) h_t = inhibit(h_t, theta, Vec::load(trace + j));
       Mask fired = fire(h_t, theta);
       if (refractory) {
         const Vec w = Vec::load(wait + j);
         fired = fired & (w <= zero);
         wait_after(w, fired, period).store(wait + j);
+      }
+      if (TRACE) {
+        trace_after(Vec::load(trace + j), fired, Vec::load(per_channel.trace_decay + j))
+            .store(trace + j);
       }
       reset<R>(h_t, fired, theta, v_reset).store(v + j);
       put_spikes(s_row + j, fired, s_past);
@@ -76,6 +97,8 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
   }
   std::memcpy(a.v + m0, v, n * sizeof(float));
   if (refractory) std::memcpy(a.wait + m0, wait, n * sizeof(float));
+  if (TRACE) std::memcpy(a.trace + m0, trace, n * sizeof(float));
+  if (synapse) filter.save(a.synapse, true);
 }
 
 // Sums over time of one parameter's gradient: float32 within K steps, float64 over them.
@@ -101,19 +124,29 @@ struct BackwardTile {
   const Problem& q;
   const int64_t o, i0;
   const int n;
-  const int64_t m0 = o * q.I + i0, M = q.O * q.I, state_rows = q.refractory > 0 ? 2 : 1;
+  static constexpr bool TRACE = R == Reset::trace;
+  const int64_t m0 = o * q.I + i0, M = q.O * q.I;
   const bool refractory = RARE && q.refractory > 0, recorded = RARE && a.dh.p;
+  const bool synapse = RARE && q.has_synapse;
   const bool want_decay = RARE && a.ddecay_per_neuron;
   const bool want_theta = RARE && a.dv_threshold_per_neuron;
+  const bool want_gain = RARE && a.dgain_per_neuron;
+  const bool want_trace_decay = TRACE && a.dtrace_decay_per_neuron;
+  const bool want_filter = RARE && a.dcoefficients_per_neuron;
   const bool large = past_caches<IO>(q);
   const Vec v_reset_all{q.v_reset}, decay_all{q.decay.shared()}, theta_all{q.v_threshold.shared()};
   alignas(64) float tape[MAX_K][TILE], wait_tape[RARE ? MAX_K : 1][TILE];
+  alignas(64) float trace_tape[TRACE ? MAX_K + 1 : 1][TILE], dtrace[TRACE ? TILE : 1];
   alignas(64) float v[TILE], v_start[RARE ? TILE : 1], dv[TILE];
   InputRows<IO, TILE> x, ds;
   InputRows<float, RARE ? TILE : 1> dh;
   OutputRows<IO, TILE> dx;
   Coefficients<RARE ? TILE : 1> per_channel;
-  Sum ddecay, dtheta;
+  Sum ddecay, dtheta, dgain, dtrace_decay;
+  Pool<RARE ? BACKWARD_FLOATS : 1> pool;
+  FilterReplay replay;
+  FilterAdjoint filter_adjoint;
+  TermSums filter_sums;
 
   BackwardTile(const NeuronBackward& call, int64_t outer, int64_t first, int count)
       : a(call), q(call.problem), o(outer), i0(first), n(count) {}
@@ -127,16 +160,28 @@ struct BackwardTile {
     if (recorded) dh.start(a.dh, o, i0, n);
     if (want_decay) ddecay.start(n);
     if (want_theta) dtheta.start(n);
+    if (want_gain) dgain.start(n);
+    if (want_trace_decay) dtrace_decay.start(n);
+    if (TRACE) load_row(dtrace, a.dtrace, m0, n);
+    if (synapse) {
+      replay.start(q.synapse, q, m0, n, pool);
+      filter_adjoint.start(q.synapse, q, m0, n, a.dsynapse, pool);
+      if (want_filter) filter_sums.start(q.synapse.P + q.synapse.Q + 1, padded(n), pool);
+    }
     for (int64_t c = (q.T - 1) / q.K; c >= 0; --c) {
       const int64_t t0 = c * q.K, t1 = smaller(q.T, t0 + q.K);
-      const float* from = c ? a.checkpoints + (c - 1) * state_rows * M : nullptr;
+      const float* from = c ? a.checkpoints + (c - 1) * q.state_rows() * M : nullptr;
       load_row(v, c ? from : q.v0, m0, n);
-      if (refractory) load_row(wait_tape[0], c ? from + M : q.wait0, m0, n);
+      if (refractory) load_row(wait_tape[0], c ? from + q.wait_row() * M : q.wait0, m0, n);
+      if (TRACE) load_row(trace_tape[0], c ? from + q.trace_row() * M : q.trace0, m0, n);
+      if (synapse) replay.run(t0, t1, c ? from + q.synapse_row() * M : nullptr, x);
       if (want_decay) {
         std::memcpy(v_start, v, n * sizeof(float));
         ddecay.start_chunk();
       }
       if (want_theta) dtheta.start_chunk();
+      if (want_gain) dgain.start_chunk();
+      if (want_trace_decay) dtrace_decay.start_chunk();
       recompute(t0, t1);
       for (int64_t t = t1 - 1; t >= t0; --t) {
         if (RARE) {
@@ -148,10 +193,18 @@ struct BackwardTile {
       }
       if (want_decay) ddecay.end_chunk(n);
       if (want_theta) dtheta.end_chunk(n);
+      if (want_gain) dgain.end_chunk(n);
+      if (want_trace_decay) dtrace_decay.end_chunk(n);
+      if (want_filter) filter_sums.end_chunk();
     }
     if (a.dv0) std::memcpy(a.dv0 + m0, dv, n * sizeof(float));
     if (want_decay) ddecay.finish(a.ddecay_per_neuron + m0, n);
     if (want_theta) dtheta.finish(a.dv_threshold_per_neuron + m0, n);
+    if (want_gain) dgain.finish(a.dgain_per_neuron + m0, n);
+    if (want_trace_decay) dtrace_decay.finish(a.dtrace_decay_per_neuron + m0, n);
+    if (want_filter) filter_sums.finish(a.dcoefficients_per_neuron, M, m0, n);
+    if (TRACE && a.dtrace0) std::memcpy(a.dtrace0 + m0, dtrace, n * sizeof(float));
+    if (synapse && a.dsynapse0) filter_adjoint.finish(a.dsynapse0);
   }
 
   // h of steps t0 ... t1-1 once more, onto the tape.
@@ -160,23 +213,33 @@ struct BackwardTile {
     const Vec zero(0.0f), period(q.refractory), v_reset = v_reset_all, decay_1 = decay_all,
                                                 theta_1 = theta_all;
     const int width = n;
-    const bool has_wait = RARE && refractory;
+    const bool has_wait = RARE && refractory, has_synapse = synapse;
     for (int64_t t = t0; t < t1; ++t) {
       const int64_t k = t - t0;
       const IO *x_row = x.row(t), *x_next = x.ahead(smaller(t + AHEAD, t1 - 1));
+      const float* i_row = has_synapse ? replay.f_at(t)[0] : nullptr;
+      const float* trace_row = TRACE ? trace_tape[k] : nullptr;
+      float* trace_next = TRACE ? trace_tape[k + 1] : nullptr;
       float *tape_row = tape[k], *wait_row = RARE ? wait_tape[k] : nullptr;
       float* wait_next = RARE && t + 1 < t1 ? wait_tape[k + 1] : nullptr;
       for (int j = 0; j < width; j += LANES) {
         prefetch(x_next + j);
         const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_1;
         const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_1;
-        const Vec h = charge(decay, Vec::load(v + j), widen(x_row + j));
+        Vec i = has_synapse ? Vec::load(i_row + j) : widen(x_row + j);
+        if (RARE) i = Vec::load(per_channel.gain + j) * i;
+        Vec h = charge(decay, Vec::load(v + j), i);
+        if (TRACE) h = inhibit(h, theta, Vec::load(trace_row + j));
         h.store(tape_row + j);
         Mask fired = fire(h, theta);
         if (has_wait) {
           const Vec w = Vec::load(wait_row + j);
           fired = fired & (w <= zero);
           if (wait_next) wait_after(w, fired, period).store(wait_next + j);
+        }
+        if (TRACE) {
+          trace_after(Vec::load(trace_row + j), fired, Vec::load(per_channel.trace_decay + j))
+              .store(trace_next + j);
         }
         reset<R>(h, fired, theta, v_reset).store(v + j);
       }
@@ -191,6 +254,12 @@ struct BackwardTile {
     const bool carried = t + 1 < q.T || a.dv, detach = q.detach_reset, write = dx.base;
     const bool has_wait = RARE && refractory, has_dh = RARE && recorded, past = dx.stream;
     const bool sum_decay = RARE && want_decay, sum_theta = RARE && want_theta;
+    const bool sum_gain = RARE && want_gain, sum_trace_decay = want_trace_decay;
+    const bool has_synapse = synapse, trace_carried = t + 1 < q.T || a.dtrace;
+    const bool store = write && !has_synapse;
+    const float* trace_row = TRACE ? trace_tape[k] : nullptr;
+    const IO* x_row = sum_gain && !has_synapse ? x.row(t) : nullptr;
+    const float* i_row = has_synapse ? replay.f_at(t)[0] : nullptr;
     const IO *ds_row = ds.row(t), *ds_next = ds.ahead(t < AHEAD ? 0 : t - AHEAD);
     const float* dh_row = has_dh ? dh.row(t) : nullptr;
     const float *tape_row = tape[k], *wait_row = RARE ? wait_tape[k] : nullptr;
@@ -207,15 +276,43 @@ struct BackwardTile {
       }
       const Vec v_before = sum_decay ? potential_before(k, j, theta) : zero;
       const Vec f = surrogate_grad(kind, h - theta, p, r);
-      const auto back = step_back<R>(widen(ds_row + j), has_dh ? widen(dh_row + j) : zero, has_dh,
-                                     Vec::load(dv + j), carried, detach, h, fired, live, f,
-                                     v_before, decay, theta, v_reset);
+      Vec ds_t = widen(ds_row + j), after = zero;
+      if (TRACE) {
+        after = Vec::load(dtrace + j);
+        if (!detach && trace_carried) ds_t = ds_t + after;
+      }
+      auto back = step_back<R>(ds_t, has_dh ? widen(dh_row + j) : zero, has_dh, Vec::load(dv + j),
+                               carried, detach, h, fired, live, f, v_before, decay, theta, v_reset);
       back.dv.store(dv + j);
+      if (TRACE) {
+        const auto trace = trace_back(back.dx, Vec::load(trace_row + j), after, trace_carried,
+                                      theta, Vec::load(per_channel.trace_decay + j));
+        trace.dr.store(dtrace + j);
+        back.dtheta = back.dtheta + trace.dtheta;
+        if (sum_trace_decay) dtrace_decay.add(j, trace.dtrace_decay);
+      }
+      Vec di = back.dx;
+      if (RARE) {
+        if (sum_gain) dgain.add(j, di * (has_synapse ? Vec::load(i_row + j) : widen(x_row + j)));
+        di = di * Vec::load(per_channel.gain + j);
+        if (has_synapse) di.store(filter_adjoint.incoming + j);
+      }
       if (sum_decay) ddecay.add(j, back.ddecay);
       if (sum_theta) dtheta.add(j, back.dtheta);
-      if (write) put(dx_row + j, back.dx, past);
+      if (store) put(dx_row + j, di, past);
     }
-    if (write) dx.finish(t, large);
+    if (has_synapse) synapse_back(t);
+    if (store) dx.finish(t, large);
+  }
+
+  // From the gradient on the filter's output, which the neuron left in filter_adjoint.incoming.
+  void synapse_back(int64_t t) {
+    const float* g = filter_adjoint.step(t);
+    if (want_filter) {
+      filter_sums.add(0, g, replay.f_at(t) + 1, q.synapse.P);
+      filter_sums.add(q.synapse.P, g, replay.x_at(t), q.synapse.Q + 1);
+    }
+    if (dx.base) write_row(dx, t, filter_adjoint.to_input(t), padded(n), large);
   }
 
   // v[t-1], where tape[k] holds h[t].
@@ -228,7 +325,25 @@ struct BackwardTile {
   }
 };
 
-bool per_channel(const Problem& q) { return q.decay.count > 1 || q.v_threshold.count > 1; }
+// What the plain loop leaves out, whichever way it runs.
+bool rare_options(const Problem& q) {
+  const bool per_channel = q.decay.count > 1 || q.v_threshold.count > 1;
+  const bool has_gain = q.gain.p || q.gain.value != 1.0f;
+  return per_channel || has_gain || q.refractory > 0 || q.has_synapse || q.reset == Reset::trace;
+}
+
+int forward_width(const Problem& q) {
+  if (!q.has_synapse) return FORWARD_TILE;
+  return Pool<FORWARD_FLOATS>::width(FilterForward::rows(q.synapse), SYNAPSE_TILE);
+}
+
+int backward_width(const NeuronBackward& a) {
+  const Problem& q = a.problem;
+  if (!q.has_synapse) return BACKWARD_TILE;
+  const int rows = FilterReplay::rows(q.synapse) + FilterAdjoint::rows(q.synapse) +
+                   (a.dcoefficients_per_neuron ? TermSums::rows(q.synapse.P + q.synapse.Q + 1) : 0);
+  return Pool<BACKWARD_FLOATS>::width(rows, SYNAPSE_TILE);
+}
 
 }  // namespace
 
@@ -237,9 +352,10 @@ void neuron_forward(const NeuronForward& a) {
   with_dtype<bf16, f16>(q.dtype, [&](auto io) {
     using IO = typename decltype(io)::type;
     with_reset(q.reset, [&](auto reset) {
-      with_flag(per_channel(q) || q.refractory > 0 || a.h.p, [&](auto rare) {
-        for_tiles(q, FORWARD_TILE, [&](int64_t o, int64_t i0, int n) {
-          forward_tile<IO, reset.value, rare.value>(a, o, i0, n);
+      with_flag(rare_options(q) || a.h.p, [&](auto rare) {
+        constexpr bool RARE = rare.value || reset.value == Reset::trace;
+        for_tiles(q, forward_width(q), [&](int64_t o, int64_t i0, int n) {
+          forward_tile<IO, reset.value, RARE>(a, o, i0, n);
         });
       });
     });
@@ -248,14 +364,15 @@ void neuron_forward(const NeuronForward& a) {
 
 void neuron_backward(const NeuronBackward& a) {
   const Problem& q = a.problem;
-  const bool any_rare = per_channel(q) || q.refractory > 0 || a.dh.p || a.ddecay_per_neuron ||
-                        a.dv_threshold_per_neuron;
+  const bool any_rare = rare_options(q) || a.dh.p || a.ddecay_per_neuron ||
+                        a.dv_threshold_per_neuron || a.dgain_per_neuron;
   with_dtype<bf16, f16>(q.dtype, [&](auto io) {
     using IO = typename decltype(io)::type;
     with_reset(q.reset, [&](auto reset) {
       with_flag(any_rare, [&](auto rare) {
-        for_tiles(q, BACKWARD_TILE, [&](int64_t o, int64_t i0, int n) {
-          BackwardTile<IO, reset.value, rare.value>(a, o, i0, n).run();
+        constexpr bool RARE = rare.value || reset.value == Reset::trace;
+        for_tiles(q, backward_width(a), [&](int64_t o, int64_t i0, int n) {
+          BackwardTile<IO, reset.value, RARE>(a, o, i0, n).run();
         });
       });
     });

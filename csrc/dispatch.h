@@ -23,8 +23,10 @@ void with_reset(Reset reset, Function f) {
       return f(ResetConstant<Reset::hard>());
     case Reset::soft:
       return f(ResetConstant<Reset::soft>());
-    default:
+    case Reset::none:
       return f(ResetConstant<Reset::none>());
+    default:
+      return f(ResetConstant<Reset::trace>());
   }
 }
 

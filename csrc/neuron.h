@@ -16,11 +16,12 @@ namespace snn {
 
 // The policy of a neuron. An enum with one value marks a place where other libraries' neurons
 // differ in the order of operations.
-enum class Charge : int { decay };            // h = decay * v + x
-enum class Compare : int { greater_equal };   // fires where h >= v_threshold
-enum class Spikes : int { single };           // 0 or 1 a step
-enum class When : int { now };                // resets in the step of the spike
-enum class Reset : int { hard, soft, none };  // v_reset where s; h - v_threshold * s; h
+enum class Charge : int { decay };           // h = decay * v + x
+enum class Compare : int { greater_equal };  // fires where h >= v_threshold
+enum class Spikes : int { single };          // 0 or 1 a step
+enum class When : int { now };               // resets in the step of the spike
+// v_reset where s; h - v_threshold * s; h; h, and a trace of the spikes lowers the next potentials
+enum class Reset : int { hard, soft, none, trace };
 enum class Surrogate : int { triangle, rectangle, gaussian, atan, sigmoid, fast_sigmoid };
 
 SNN_HD float select(bool m, float a, float b) { return m ? a : b; }
@@ -94,6 +95,12 @@ SNN_HD F charge(F decay, F v, F x) {
   return decay * v + x;
 }
 
+// The trace r of earlier spikes lowers the potential (Fang et al., eq. 5a).
+template <class F>
+SNN_HD F inhibit(F h, F theta, F r) {
+  return h - theta * r;
+}
+
 template <class F>
 SNN_HD auto fire(F h, F theta) -> decltype(h >= theta) {
   return h >= theta;
@@ -104,6 +111,12 @@ SNN_HD F reset(F h, M s, F theta, F v_reset) {
   if (R == Reset::hard) return select(s, v_reset, h);
   if (R == Reset::soft) return h - theta * select(s, F(1.0f), F(0.0f));
   return h;
+}
+
+// The trace of the next step (Fang et al., eq. 5c).
+template <class F, class M>
+SNN_HD F trace_after(F r, M s, F trace_decay) {
+  return trace_decay * r + select(s, F(1.0f), F(0.0f));
 }
 
 // Steps that a neuron still has to wait after this one: `period` after a spike.
@@ -129,7 +142,7 @@ template <Reset R, class F, class M>
 SNN_HD StepBack<F> step_back(F ds, F dh, bool recorded, F dv, bool carried, bool detach, F h, M s,
                              M live, F f, F v_before, F decay, F theta, F v_reset) {
   const F none(-0.0f), zero(0.0f);
-  if (!detach && R != Reset::none && carried)
+  if (!detach && (R == Reset::hard || R == Reset::soft) && carried)
     ds = R == Reset::hard ? ds + dv * (v_reset - h) : ds - dv * theta;
   F through = none;
   if (carried) through = R == Reset::hard ? select(s, zero, dv) : dv;
@@ -141,6 +154,25 @@ SNN_HD StepBack<F> step_back(F ds, F dh, bool recorded, F dv, bool carried, bool
   if (R == Reset::soft && carried) out.dtheta = out.dtheta - select(s, dv, zero);
   out.ddecay = out.dx * v_before;
   out.dv = out.dx * decay;
+  return out;
+}
+
+// The adjoint of the trace: from gradients on h[t] and r[t+1] to that on r[t].
+template <class F>
+struct TraceBack {
+  F dr;
+  F dtheta;        // this step's term, beside that of step_back
+  F dtrace_decay;  // this step's term
+};
+
+// after: on r[t+1]; carried as in step_back, for r.
+template <class F>
+SNN_HD TraceBack<F> trace_back(F dh, F r, F after, bool carried, F theta, F trace_decay) {
+  const F none(-0.0f);
+  TraceBack<F> out;
+  out.dr = (carried ? after * trace_decay : none) - dh * theta;
+  out.dtheta = none - dh * r;
+  out.dtrace_decay = carried ? after * r : none;
   return out;
 }
 

@@ -35,6 +35,19 @@ struct Coefficient {
   float shared() const { return p ? *p : value; }
 };
 
+// f[t] = sum of beta[q] x[t-q] over q = 0..Q + sum of alpha[p] f[t-p] over p = 1..P.
+//
+// The state is [P + Q, M]: f[t-1], ..., f[t-P], then x[t-1], ..., x[t-Q].
+constexpr int MAX_ORDER = 64;  // of P and of Q
+
+struct Filter {
+  int P, Q;
+  const float* alpha;   // [P, count]
+  const float* beta;    // [Q + 1, count]
+  int64_t count;        // 1, or C: one filter per channel
+  const float* state0;  // [P + Q, M] before the first step; nullptr: zero
+};
+
 // The steps and neurons of a call.
 struct Walk {
   int64_t T, O, I, C, channel_inner;
@@ -55,19 +68,32 @@ struct Problem : Walk {
   float surrogate_p, surrogate_q, v_reset;
   float refractory;  // steps; 0: none
   Coefficient decay, v_threshold;
-  Input x;             // dtype
-  const float* v0;     // [M] before the first step; nullptr: zero
-  const float* wait0;  // [M] steps still to wait; nullptr: zero
+  Coefficient gain{nullptr, 1, 1.0f};  // on the input current
+  Coefficient trace_decay;             // where reset is trace
+  bool has_synapse;                    // the filter stands before the gain
+  Filter synapse;
+  Input x;              // dtype
+  const float* v0;      // [M] before the first step; nullptr: zero
+  const float* wait0;   // [M] steps still to wait; nullptr: zero
+  const float* trace0;  // [M]; nullptr: zero
+
+  // The rows of a state that is kept: v, then these where they are used.
+  int64_t wait_row() const { return 1; }
+  int64_t trace_row() const { return 1 + (refractory > 0); }
+  int64_t synapse_row() const { return trace_row() + (reset == Reset::trace); }
+  int64_t state_rows() const { return synapse_row() + (has_synapse ? synapse.P : 0); }
 };
 
 struct NeuronForward {
   Problem problem;
-  Output s;            // dtype
-  Output h;            // float32; p == nullptr: not recorded
-  float* v;            // [M] after the last step
-  float* wait;         // [M], where refractory > 0
-  float* checkpoints;  // [(T - 1) / K, S, M]: the state before step K, 2K, ...; S rows: v, then
-                       // wait where refractory > 0
+  Output s;                  // dtype
+  Output h;                  // float32; p == nullptr: not recorded
+  float* v;                  // [M] after the last step
+  float* wait;               // [M], where refractory > 0
+  float* checkpoints;        // [(T - 1) / K, state_rows, M]: the state before step K, 2K, ...; of
+                             // the synapse its outputs alone
+  float* trace = nullptr;    // [M], where reset is trace
+  float* synapse = nullptr;  // [P + Q, M], where there is one
 };
 
 struct NeuronBackward {
@@ -80,25 +106,17 @@ struct NeuronBackward {
   float* dv0;                // [M]; nullptr: not wanted
   float* ddecay_per_neuron;  // [M] summed over time; nullptr: not wanted
   float* dv_threshold_per_neuron;
+  const float* dtrace = nullptr;    // [M], as dv
+  const float* dsynapse = nullptr;  // [P + Q, M], as dv
+  float* dtrace0 = nullptr;         // as dv0
+  float* dsynapse0 = nullptr;
+  float* dgain_per_neuron = nullptr;
+  float* dtrace_decay_per_neuron = nullptr;
+  float* dcoefficients_per_neuron = nullptr;  // [P + Q + 1, M]: of the synapse's alpha, then beta
 };
 
 void neuron_forward(const NeuronForward& call);
 void neuron_backward(const NeuronBackward& call);
-
-// f[t] = sum of beta[q] x[t-q] over q = 0..Q + sum of alpha[p] f[t-p] over p = 1..P.
-//
-// The state is [P + Q, M]: f[t-1], ..., f[t-P], then x[t-1], ..., x[t-Q].
-constexpr int MAX_ORDER = 64;  // of P and of Q
-
-struct Filter {
-  int P, Q;
-  const float* alpha;   // [P, count]
-  const float* beta;    // [Q + 1, count]
-  int64_t count;        // 1, or C: one filter per channel
-  const float* state0;  // [P + Q, M] before the first step; nullptr: zero
-
-  int rows() const { return P + Q; }
-};
 
 struct IirForward {
   Walk walk;

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <optional>
 #include <tuple>
 
 #include "snncore.h"
@@ -47,9 +48,24 @@ snn::Walk walk(const Shape& shape, int threads) {
           threads};
 }
 
+using Filter = std::array<int64_t, 6>;  // P, Q, alpha, beta, count, state0
+
+snn::Filter filter(const Filter& a) {
+  return {static_cast<int>(a[0]),
+          static_cast<int>(a[1]),
+          at<const float>(a[2]),
+          at<const float>(a[3]),
+          a[4],
+          at<const float>(a[5])};
+}
+
+// What the plain neuron does without: gain, decay of the trace, synapse, trace before the first
+// step.
+using General = std::tuple<Coefficient, Coefficient, std::optional<Filter>, Address>;
+
 snn::Problem problem(const Shape& shape, const Options& options, const Numbers& numbers,
                      const Coefficient& decay, const Coefficient& v_threshold, const Rows& x,
-                     const State& state, int threads) {
+                     const State& state, int threads, const General& general) {
   snn::Problem q{};
   static_cast<snn::Walk&>(q) = walk(shape, threads);
   q.charge = static_cast<snn::Charge>(options[0]);
@@ -69,30 +85,40 @@ snn::Problem problem(const Shape& shape, const Options& options, const Numbers& 
   q.x = input(x);
   q.v0 = at<const float>(state[0]);
   q.wait0 = at<const float>(state[1]);
+  q.gain = coefficient(std::get<0>(general));
+  q.trace_decay = coefficient(std::get<1>(general));
+  q.has_synapse = std::get<2>(general).has_value();
+  if (q.has_synapse) q.synapse = filter(*std::get<2>(general));
+  q.trace0 = at<const float>(std::get<3>(general));
   return q;
 }
 
 void forward(const Shape& shape, const Options& options, const Numbers& numbers,
              const Coefficient& decay, const Coefficient& v_threshold, const Rows& x,
-             const State& state, int threads, const Rows& s, const Rows& h, const State& state_out,
-             Address checkpoints) {
+             const State& state, int threads, const General& general, const Rows& s, const Rows& h,
+             const State& state_out, Address checkpoints, Address trace, Address synapse) {
   snn::NeuronForward a{};
-  a.problem = problem(shape, options, numbers, decay, v_threshold, x, state, threads);
+  a.problem = problem(shape, options, numbers, decay, v_threshold, x, state, threads, general);
   a.s = output(s);
   a.h = output(h);
   a.v = at<float>(state_out[0]);
   a.wait = at<float>(state_out[1]);
   a.checkpoints = at<float>(checkpoints);
+  a.trace = at<float>(trace);
+  a.synapse = at<float>(synapse);
   py::gil_scoped_release release;
   snn::neuron_forward(a);
 }
 
 void backward(const Shape& shape, const Options& options, const Numbers& numbers,
               const Coefficient& decay, const Coefficient& v_threshold, const Rows& x,
-              const State& state, int threads, Address checkpoints, const Rows& ds, const Rows& dh,
-              Address dv, const Rows& dx, Address dv0, Address ddecay, Address dv_threshold) {
+              const State& state, int threads, const General& general, Address checkpoints,
+              const Rows& ds, const Rows& dh, Address dv, const Rows& dx, Address dv0,
+              Address ddecay, Address dv_threshold, Address dtrace, Address dsynapse,
+              Address dtrace0, Address dsynapse0, Address dgain, Address dtrace_decay,
+              Address dcoefficients) {
   snn::NeuronBackward a{};
-  a.problem = problem(shape, options, numbers, decay, v_threshold, x, state, threads);
+  a.problem = problem(shape, options, numbers, decay, v_threshold, x, state, threads, general);
   a.checkpoints = at<const float>(checkpoints);
   a.ds = input(ds);
   a.dh = input(dh);
@@ -101,19 +127,15 @@ void backward(const Shape& shape, const Options& options, const Numbers& numbers
   a.dv0 = at<float>(dv0);
   a.ddecay_per_neuron = at<float>(ddecay);
   a.dv_threshold_per_neuron = at<float>(dv_threshold);
+  a.dtrace = at<const float>(dtrace);
+  a.dsynapse = at<const float>(dsynapse);
+  a.dtrace0 = at<float>(dtrace0);
+  a.dsynapse0 = at<float>(dsynapse0);
+  a.dgain_per_neuron = at<float>(dgain);
+  a.dtrace_decay_per_neuron = at<float>(dtrace_decay);
+  a.dcoefficients_per_neuron = at<float>(dcoefficients);
   py::gil_scoped_release release;
   snn::neuron_backward(a);
-}
-
-using Filter = std::array<int64_t, 6>;  // P, Q, alpha, beta, count, state0
-
-snn::Filter filter(const Filter& a) {
-  return {static_cast<int>(a[0]),
-          static_cast<int>(a[1]),
-          at<const float>(a[2]),
-          at<const float>(a[3]),
-          a[4],
-          at<const float>(a[5])};
 }
 
 void iir_forward(const Shape& shape, int threads, const Filter& f_of, const Rows& x, const Rows& f,

@@ -15,13 +15,16 @@ from snnkernels.surrogates import (
     Surrogate,
     Triangle,
 )
+from snnkernels.synapses import CurrentEncoder, IIRSynapse
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ATan",
+    "CurrentEncoder",
     "FastSigmoid",
     "Gaussian",
+    "IIRSynapse",
     "LIF",
     "LeakyReadout",
     "OverTime",

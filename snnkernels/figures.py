@@ -72,6 +72,48 @@ def raster(path: Path, image: Tensor, label: int, layers: dict[str, Tensor], sho
     _save(figure, path)
 
 
+def rasters(path: Path, trains: dict[str, Tensor], title: str) -> None:
+    """Spike trains side by side.
+
+    Args:
+        path: where the picture goes.
+        trains: title and spikes `[T, M]` of each part.
+        title: of the whole.
+    """
+    figure = Figure(figsize=(1 + 3.2 * len(trains), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(trains), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, (name, spikes) in zip(axes, trains.items(), strict=True):
+        t, neuron = spikes.nonzero(as_tuple=True)
+        axis.scatter(t.tolist(), neuron.tolist(), s=1, color=BLUE, linewidths=0)
+        axis.set_title(f"{name}\n{float(spikes.mean()):.1%} of the bins", fontsize=10)
+        axis.set_xlabel("time step")
+    axes[0].set_ylabel("spike train")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def responses(
+    path: Path, start: Sequence[Tensor], learned: Sequence[Tensor], shown: int = 30
+) -> None:
+    """What each layer's synapses answer to one spike, at the start and after training.
+
+    Args:
+        path: where the picture goes.
+        start: response of each layer, `[steps, inputs]`.
+        learned: the same after training.
+        shown: at most so many inputs of a layer. Default: 30.
+    """
+    figure = Figure(figsize=(1 + 3 * len(start), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(start), sharex=True, squeeze=False)[0]
+    for k, (axis, before, after) in enumerate(zip(axes, start, learned, strict=True)):
+        axis.plot(after[:, :shown].numpy(), color=ORANGE, alpha=0.4, linewidth=0.8)
+        axis.plot(before[:, 0].numpy(), color=BLACK, linewidth=1.5)
+        axis.set_title(f"layer {k + 1}", fontsize=10)
+        axis.set_xlabel("steps after the spike")
+    figure.suptitle("Synapses: at the start (black) and learned (orange, one line per input)")
+    _save(figure, path)
+
+
 def potentials(path: Path, readings: Sequence[Reading], threshold: float) -> None:
     """Potentials of the output neurons over time, one row for each sample.
 

@@ -235,7 +235,7 @@ def iir(
     backend = choose(backend, x.device.type, x.dtype, "iir")
     if backend == "torch":
         return reference.iir(x, alpha, beta, state)
-    check_orders(alpha, beta, MAX_ORDER, "")
+    check_orders("", alpha, beta, MAX_ORDER)
     alpha, beta = lags_first(alpha, beta)
     graph = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, state, alpha, beta)
@@ -278,11 +278,13 @@ def check_filter(
     return tuple(checked)
 
 
-def check_orders(alpha: Tensor, beta: Tensor, most: int, hint: str) -> None:
+def check_orders(prefix: str, alpha: Tensor, beta: Tensor, most: int, hint: str = "") -> None:
     """Raise where an order is higher than the kernels take."""
     for name, order in (("alpha", alpha.shape[-1]), ("beta", beta.shape[-1] - 1)):
         if order > most:
-            raise ValueError(f"{name} has order {order}; the kernels take up to {most}{hint}")
+            raise ValueError(
+                f"{prefix}{name} has order {order}; the kernels take up to {most}{hint}"
+            )
 
 
 def lags_first(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:

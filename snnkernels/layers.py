@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -10,8 +13,8 @@ from snnkernels.state import State
 from snnkernels.surrogates import Surrogate
 
 
-class _Neuron(nn.Module):
-    """What all neuron layers share: the carried state and the coefficients.
+class StatefulLayer(nn.Module):
+    """What all layers with a memory share: the carried state and the coefficients.
 
     The state is no part of ``state_dict``; ``.to(device)`` moves it, and it stays float32.
     """
@@ -42,6 +45,39 @@ class _Neuron(nn.Module):
         else:
             self.register_buffer(name, tensor)
 
+    def _filter(self, name: str, value: Tensor | Sequence[float], learn: bool) -> None:
+        """Keep the coefficients of a filter, `[lags]` or `[channels, lags]`, under ``name``."""
+        tensor = torch.as_tensor(value, dtype=torch.float32).detach().clone()
+        if self.channels is not None:
+            if tensor.ndim > 1 and tensor.shape[0] != self.channels:
+                raise ValueError(
+                    f"{name} must be [lags] or [channels, lags] with {self.channels} channels; "
+                    f"got shape {list(tensor.shape)}"
+                )
+            tensor = tensor.expand(self.channels, -1).clone()
+        if learn:
+            self.register_parameter(name, nn.Parameter(tensor))
+        else:
+            self.register_buffer(name, tensor)
+
+    @torch.no_grad()
+    def _warn_if_unstable(self, alpha: Tensor) -> None:
+        """Report, once, a pole outside the unit circle."""
+        order = alpha.shape[-1]
+        if getattr(self, "_unstable", False) or not order or not alpha.isfinite().all():
+            return
+        companion = torch.zeros(*alpha.shape[:-1], order, order, dtype=torch.float64)
+        companion[..., 0, :] = alpha.cpu()
+        companion[..., 1:, :-1] = torch.eye(order - 1, dtype=torch.float64)
+        largest = torch.linalg.eigvals(companion).abs().max().item()
+        if largest > 1 + 1e-6:
+            self._unstable = True
+            warnings.warn(
+                f"{type(self).__name__}: the filter has a pole at |z| = {largest:.4g}, outside the "
+                "unit circle: its response grows without bound",
+                stacklevel=3,
+            )
+
     def reset(self) -> None:
         """Forget the carried state: the next call starts from zero."""
         self.state = None
@@ -55,9 +91,11 @@ class _Neuron(nn.Module):
         """The carried state, checked against the shape of one step of the input."""
         if self.state is None:
             return None
-        if self.state.v.shape != step:
+        part = next(p for p in self.state if p is not None)
+        shape = part.shape[part.ndim - len(step) :]  # a filter's state has its lags in front
+        if shape != step:
             raise ValueError(
-                f"x has steps of shape {list(step)}, the carried state {list(self.state.v.shape)}: "
+                f"x has steps of shape {list(step)}, the carried state {list(shape)}: "
                 "call reset() before another batch size"
             )
         return self.state
@@ -65,7 +103,8 @@ class _Neuron(nn.Module):
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
         if self.state is not None:
-            device = fn(self.state.v[:0]).device  # the device, but never a narrower dtype
+            part = next(p for p in self.state if p is not None)
+            device = fn(part[:0]).device  # the device, but never a narrower dtype
             self.state = State(*(p if p is None else p.to(device) for p in self.state))
         return self
 
@@ -76,7 +115,7 @@ class _Neuron(nn.Module):
         return kept
 
 
-class LIF(_Neuron):
+class LIF(StatefulLayer):
     r"""A layer of leaky integrate-and-fire neurons: `snnkernels.lif` with its parameters and state.
 
     .. math::
@@ -87,14 +126,21 @@ class LIF(_Neuron):
         decay: a number, or one value per channel. Default: 0.5.
         v_threshold: a number, or one value per channel. Default: 1.
         v_reset: potential after a spike, for the hard reset. Default: 0.
-        reset: "hard", "soft" or "none". Default: "hard".
+        reset: "hard", "soft", "none" or "trace". Default: "hard".
         detach_reset: cut the gradient through the spike in the reset. Default: False.
         refractory: steps without spikes after a spike. Default: 0.
         surrogate: the derivative of the spike. Default: ``Triangle()``.
         record: "h" makes the layer return ``(s, h)``. Default: None.
+        synapse: (alpha, beta) of a filter in front, of order <= 2, each `[lags]` or
+            `[channels, lags]`, see `snnkernels.lif`. Default: None.
+        gain: factor on the (filtered) input, a number or one value per channel. Default: 1.
+        trace_decay: with ``reset="trace"``, a number or one value per channel. Default: None.
         backend: "auto" or a name, see `snnkernels.available_backends`. Default: "auto".
         learn_decay: make decay a parameter. Default: False.
         learn_threshold: make v_threshold a parameter. Default: False.
+        learn_synapse: make the filter's coefficients parameters. Default: False.
+        learn_gain: make gain a parameter. Default: False.
+        learn_trace_decay: make trace_decay a parameter. Default: False.
         channels: size of dim 2 of the input where decay and v_threshold are kept per channel;
             None keeps one value per layer. Default: None.
         stateful: start each call where the last one ended, until `reset`; a change of the batch
@@ -121,15 +167,35 @@ class LIF(_Neuron):
         refractory: int = 0,
         surrogate: Surrogate = DEFAULT_SURROGATE,
         record: str | None = None,
+        synapse: tuple[Tensor | Sequence[float], Tensor | Sequence[float]] | None = None,
+        gain: float | Tensor = 1.0,
+        trace_decay: float | Tensor | None = None,
         backend: str = "auto",
         learn_decay: bool = False,
         learn_threshold: bool = False,
+        learn_synapse: bool = False,
+        learn_gain: bool = False,
+        learn_trace_decay: bool = False,
         channels: int | None = None,
         stateful: bool = False,
     ) -> None:
         super().__init__(stateful, channels)
         self._coefficient("decay", decay, learn_decay)
         self._coefficient("v_threshold", v_threshold, learn_threshold)
+        if isinstance(gain, Tensor) or learn_gain or gain != 1.0:
+            self._coefficient("gain", gain, learn_gain)
+        else:
+            self.gain = 1.0  # the plain neuron, also where there are channels
+        if trace_decay is None:
+            self.trace_decay = None
+        else:
+            self._coefficient("trace_decay", trace_decay, learn_trace_decay)
+        self.has_synapse = synapse is not None
+        if self.has_synapse:
+            if not isinstance(synapse, (tuple, list)) or len(synapse) != 2:
+                raise TypeError(f"synapse must be None or a pair (alpha, beta); got {synapse!r}")
+            self._filter("alpha", synapse[0], learn_synapse)
+            self._filter("beta", synapse[1], learn_synapse)
         self.options = {
             "v_reset": v_reset,
             "reset": reset,
@@ -140,6 +206,8 @@ class LIF(_Neuron):
             "backend": backend,
         }
         self(torch.zeros(0, 1, channels or 1))  # an unknown option is an error here, not later
+        if self.has_synapse:
+            self._warn_if_unstable(self.alpha)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Run T steps.
@@ -151,6 +219,12 @@ class LIF(_Neuron):
             s, or (s, h) with ``record="h"``.
         """
         return self._run(x, self.stateful)
+
+    def train(self, mode: bool = True) -> LIF:
+        """As in every module; looks at the poles of the synapse on the way."""
+        if self.has_synapse:
+            self._warn_if_unstable(self.alpha)
+        return super().train(mode)
 
     def step(self, x_t: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Run one step of a stream, carrying the state whether or not the layer is stateful.
@@ -166,24 +240,35 @@ class LIF(_Neuron):
 
     def _run(self, x: Tensor, carry: bool) -> Tensor | tuple[Tensor, Tensor]:
         start = self._start(x.shape[1:]) if carry else None
-        s, state, *h = lif(x, start, decay=self.decay, v_threshold=self.v_threshold, **self.options)
+        s, state, *h = lif(
+            x,
+            start,
+            decay=self.decay,
+            v_threshold=self.v_threshold,
+            synapse=(self.alpha, self.beta) if self.has_synapse else None,
+            gain=self.gain,
+            trace_decay=self.trace_decay,
+            **self.options,
+        )
         if carry and x.shape[0]:
             self.state = state
         return (s, *h) if h else s
 
     def extra_repr(self) -> str:
         shown = {"channels": self.channels, **self.options}
-        for name in ("decay", "v_threshold"):
+        for name in ("decay", "v_threshold", "gain", "trace_decay"):
             value = getattr(self, name)
             shown[name] = "learned" if isinstance(value, nn.Parameter) else value
         defaults = {"channels": None, "v_reset": 0.0, "detach_reset": False, "refractory": 0}
-        defaults |= {"record": None, "backend": "auto"}
+        defaults |= {"record": None, "backend": "auto", "gain": 1.0, "trace_decay": None}
+        if self.has_synapse:
+            shown["synapse"] = "learned" if isinstance(self.alpha, nn.Parameter) else "fixed"
         return ", ".join(
             f"{k}={v}" for k, v in shown.items() if k not in defaults or v != defaults[k]
         )
 
 
-class LeakyReadout(_Neuron):
+class LeakyReadout(StatefulLayer):
     """An output layer that integrates and never fires.
 
     .. math:: v_t = a v_{t-1} + x_t
@@ -267,12 +352,12 @@ class OverTime(nn.Module):
 def reset(model: nn.Module) -> None:
     """Forget the carried state of every neuron layer in a model."""
     for module in model.modules():
-        if isinstance(module, _Neuron):
+        if isinstance(module, StatefulLayer):
             module.reset()
 
 
 def detach(model: nn.Module) -> None:
     """Cut the carried state of every neuron layer in a model from its graph."""
     for module in model.modules():
-        if isinstance(module, _Neuron):
+        if isinstance(module, StatefulLayer):
             module.detach()

@@ -1,234 +1,30 @@
-"""The public function `lif` and what lies under it: checks, registration, dispatch.
+"""The public function `lif`: checks, the choice of a backend, the call.
 
 The way of one tensor: `lif` checks and picks a backend; ``torch.ops.snnkernels.neuron_forward``
-allocates and hands the buffers to ``backends/<name>.py``; the backward pass goes the same way.
-Backend "torch" is the plain loop of `snnkernels.reference` under PyTorch's own autograd.
+(``neuron_op.py``) allocates and hands the buffers to ``backends/<name>.py``; the backward pass goes
+the same way. Backend "torch" is the plain loop of `snnkernels.reference` under PyTorch's autograd.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from snnkernels import reference
-from snnkernels._op import (
-    check_input,
-    check_values,
-    in_memory_order,
-    lay_out,
-    nothing,
-    only_once,
-    register,
-)
-from snnkernels.backends import checkpoint_every, choose, load
-from snnkernels.layout import empty_rows
+from snnkernels._op import check_input, check_values
+from snnkernels.backends import checkpoint_every, choose
+from snnkernels.filter_ops import check_filter, check_orders, lags_first
+from snnkernels.neuron_op import RESETS, Neuron, Options, split_state
 from snnkernels.state import State
 from snnkernels.surrogates import SURROGATES, Surrogate, Triangle
 
-RESETS = ("hard", "soft", "none")
 MAX_REFRACTORY = 1 << 24  # float32 counts the steps
+MAX_SYNAPSE_ORDER = 2  # of the filter that is fused into the neuron
 DEFAULT_SURROGATE = Triangle()
 _NO_STATE = State()
-
-
-class Options(NamedTuple):
-    """The whole numbers of a neuron call, as the private ops take them (``int[] options``).
-
-    charge, compare, spikes and when are the policies of ``csrc/neuron.h``; each has one value.
-    """
-
-    charge: int = 0
-    compare: int = 0
-    spikes: int = 0
-    when: int = 0
-    reset: int = 0
-    detach_reset: int = 0
-    surrogate: int = 0
-    refractory: int = 0
-    checkpoint_every: int = 0  # 0: nothing is kept for a backward pass
-    record_h: int = 0
-    wanted: int = 0  # backward: sum of the WANT_* below
-
-    @property
-    def state_rows(self) -> int:
-        return 2 if self.refractory else 1
-
-
-class Numbers(NamedTuple):
-    """The real numbers of a neuron call (``float[] numbers``)."""
-
-    decay: float = 0.0  # where the coefficient is no tensor
-    v_threshold: float = 0.0
-    v_reset: float = 0.0
-    surrogate_p: float = 0.0
-    surrogate_q: float = 0.0
-
-
-WANT_X, WANT_V, WANT_DECAY, WANT_THRESHOLD = 1, 2, 4, 8
-
-
-# --- the private ops -----------------------------------------------------------------------------
-
-
-def _forward_buffers(x, v, refractory, decay, v_threshold, options, numbers, backend):
-    options = Options(*options)
-    s = torch.empty_like(x)
-    kept = (x.shape[0] - 1) // options.checkpoint_every if options.checkpoint_every else 0
-    h = torch.empty_like(s, dtype=torch.float32) if options.record_h else nothing(x)
-    state = empty_rows(s, options.state_rows)
-    checkpoints = empty_rows(s, kept, options.state_rows) if kept > 0 else nothing(x)
-    return s, state, h, checkpoints
-
-
-def _neuron_forward(x, v, refractory, decay, v_threshold, options, numbers, backend):
-    outputs = s, state, h, checkpoints = _forward_buffers(
-        x, v, refractory, decay, v_threshold, options, numbers, backend
-    )
-    options, numbers = Options(*options), Numbers(*numbers)
-    if s.numel() == 0:
-        for row, start in zip(state, (v, refractory), strict=False):
-            row.zero_() if start is None else row.copy_(start)
-        return outputs
-    layout, (x,) = lay_out(s, x)
-    load(backend).neuron_forward(
-        layout,
-        options,
-        numbers,
-        x,
-        in_memory_order(v, state[0]),
-        in_memory_order(refractory, state[0]),
-        decay,
-        v_threshold,
-        s=s,
-        state_out=state,
-        h=h if options.record_h else None,
-        checkpoints=checkpoints,
-    )
-    return outputs
-
-
-def _backward_buffers(
-    x, v, refractory, decay, v_threshold, checkpoints, ds, dv, dh, options, numbers, backend
-):
-    wanted = Options(*options).wanted
-    return (
-        torch.empty_like(x) if wanted & WANT_X else x.new_empty(0),
-        empty_rows(torch.empty_like(x), 1)[0] if wanted & WANT_V else nothing(x),
-        torch.empty_like(decay) if wanted & WANT_DECAY else nothing(x),
-        torch.empty_like(v_threshold) if wanted & WANT_THRESHOLD else nothing(x),
-    )
-
-
-def _neuron_backward(
-    x, v, refractory, decay, v_threshold, checkpoints, ds, dv, dh, options, numbers, backend
-):
-    outputs = dx, dv0, ddecay, dv_threshold = _backward_buffers(
-        x, v, refractory, decay, v_threshold, checkpoints, ds, dv, dh, options, numbers, backend
-    )
-    options, numbers = Options(*options), Numbers(*numbers)
-    if x.numel() == 0:
-        for gradient in outputs:
-            gradient.zero_()
-        if dv is not None and options.wanted & WANT_V:
-            dv0.copy_(dv)
-        return outputs
-    out = dx if options.wanted & WANT_X else torch.empty_like(x)
-    layout, (x, ds, dh) = lay_out(out, x, ds, dh)
-    row = empty_rows(out, 1)[0]
-    load(backend).neuron_backward(
-        layout,
-        options,
-        numbers,
-        x,
-        in_memory_order(v, row),
-        in_memory_order(refractory, row),
-        decay,
-        v_threshold,
-        checkpoints,
-        ds,
-        in_memory_order(dv, row),
-        dh,
-        dx=dx if options.wanted & WANT_X else None,
-        dv0=dv0 if options.wanted & WANT_V else None,
-        ddecay=ddecay if options.wanted & WANT_DECAY else None,
-        dv_threshold=dv_threshold if options.wanted & WANT_THRESHOLD else None,
-    )
-    return outputs
-
-
-register(
-    "neuron_forward",
-    "(Tensor x, Tensor? v, Tensor? refractory, Tensor? decay, Tensor? v_threshold, "
-    "int[] options, float[] numbers, str backend) -> (Tensor s, Tensor state, Tensor h, "
-    "Tensor checkpoints)",
-    _neuron_forward,
-    _forward_buffers,
-)
-register(
-    "neuron_backward",
-    "(Tensor x, Tensor? v, Tensor? refractory, Tensor? decay, Tensor? v_threshold, "
-    "Tensor checkpoints, Tensor? ds, Tensor? dv, Tensor? dh, int[] options, float[] numbers, "
-    "str backend) -> (Tensor dx, Tensor dv0, Tensor ddecay, Tensor dv_threshold)",
-    _neuron_backward,
-    _backward_buffers,
-)
-_run_backward = only_once(
-    torch.ops.snnkernels.neuron_backward, "lif, whose surrogate gradient has no derivative here,"
-)
-
-
-class _Neuron(torch.autograd.Function):
-    """One call of the neuron with a backward pass. Arguments as the private forward op's."""
-
-    @staticmethod
-    def forward(ctx, x, v, refractory, decay, v_threshold, options, numbers, backend):
-        s, state, h, checkpoints = torch.ops.snnkernels.neuron_forward(
-            x, v, refractory, decay, v_threshold, options, numbers, backend
-        )
-        ctx.save_for_backward(x, v, refractory, decay, v_threshold, checkpoints)
-        ctx.call = options, numbers, backend
-        ctx.set_materialize_grads(False)
-        wait = None
-        if options[Options._fields.index("refractory")]:
-            wait = state[1]
-            ctx.mark_non_differentiable(wait)
-        return s, state[0], wait, h
-
-    @staticmethod
-    def backward(ctx, ds, dv, _, dh):
-        if ds is None and dv is None and dh is None:
-            return (None,) * 8
-        x, v, refractory, decay, v_threshold, checkpoints = ctx.saved_tensors
-        options, numbers, backend = ctx.call
-        need_x, need_v, _, need_decay, need_threshold = ctx.needs_input_grad[:5]
-        wanted = (
-            need_x * WANT_X
-            + need_v * WANT_V
-            + need_decay * WANT_DECAY
-            + need_threshold * WANT_THRESHOLD
-        )
-        options = [*options[:-1], wanted]
-        if dh is not None and not options[Options._fields.index("record_h")]:
-            dh = None
-        dx, dv0, ddecay, dv_threshold = _run_backward(
-            x, v, refractory, decay, v_threshold, checkpoints, ds, dv, dh, options, numbers, backend
-        )
-        return (
-            dx if need_x else None,
-            dv0 if need_v else None,
-            None,
-            ddecay if need_decay else None,
-            dv_threshold if need_threshold else None,
-            None,
-            None,
-            None,
-        )
-
-
-# --- the public op -------------------------------------------------------------------------------
 
 
 def lif(
@@ -243,6 +39,9 @@ def lif(
     refractory: int = 0,
     surrogate: Surrogate = DEFAULT_SURROGATE,
     record: str | None = None,
+    synapse: tuple[Tensor | Sequence[float], Tensor | Sequence[float]] | None = None,
+    gain: float | Tensor = 1.0,
+    trace_decay: float | Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, State] | tuple[Tensor, State, Tensor]:
     """Run leaky integrate-and-fire neurons over all time steps in one fused pass.
@@ -253,7 +52,16 @@ def lif(
         s[t] = 1 if h[t] >= v_threshold and not refractory, else 0
         v[t] = v_reset where s[t], else h[t]      (reset="hard")
                h[t] - v_threshold * s[t]          (reset="soft")
-               h[t]                               (reset="none")
+               h[t]                               (reset="none", "trace")
+
+    The general neuron (Fang et al., eq. 5a-e) has more before the threshold: a filter as synapse,
+    a gain, and with ``reset="trace"`` a trace of earlier spikes in place of a reset::
+
+        i[t] = beta[Q] * x[t-Q] + ... + beta[0] * x[t] + alpha[P] * i[t-P] + ... + alpha[1] * i[t-1]
+        r[t] = trace_decay * r[t-1] + s[t-1]
+        h[t] = decay * v[t-1] + gain * i[t] - v_threshold * r[t]
+
+    Parts that are not asked for cost nothing and change no bit.
 
     The backward pass is exact back-propagation through time with ds/dh replaced by the surrogate.
     It keeps x and one state every few steps, and recomputes h.
@@ -267,20 +75,26 @@ def lif(
             (`[C]`, C = ``x.shape[2]``). Default: 0.5.
         v_threshold: a number, 0-d tensor or `[C]`. Default: 1.
         v_reset: potential after a spike, for the hard reset. Default: 0.
-        reset: "hard", "soft" or "none". Default: "hard".
-        detach_reset: cut the gradient through the spike in the reset. Default: False.
+        reset: "hard", "soft", "none" or "trace". Default: "hard".
+        detach_reset: cut the gradient through the spike in the reset and in the trace. Default:
+            False.
         refractory: after a spike at t a neuron fires at none of t+1 ... t+refractory; its potential
             goes on, its surrogate gradient is 0 there. Default: 0.
         surrogate: one of `Triangle`, `Rectangle`, `Gaussian`, `ATan`, `Sigmoid`, `FastSigmoid`.
             Default: ``Triangle()``.
         record: "h" returns the potentials before firing as a third value. Default: None.
+        synapse: (alpha, beta) of a filter on x, of order P, Q <= 2, as `snnkernels.iir` takes
+            them. Default: None.
+        gain: factor on the filtered input: a number, 0-d tensor or `[C]`. Default: 1.
+        trace_decay: of the trace per step, only and always with ``reset="trace"``: a number, 0-d
+            tensor or `[C]`. Default: None.
         backend: "auto", "torch", "cpp", "triton" or "cuda"; a backend that is named works or
             raises. See `available_backends`. Default: "auto".
 
     Returns:
         ``(s, state)`` or, with ``record="h"``, ``(s, state, h)``: spikes in the shape, dtype and
         strides of x; the state after the last step; h in float32. Gradients flow from all of them
-        to x, to the starting v, and to decay and v_threshold where these are tensors.
+        to x, to the starting state, and to every coefficient that is a tensor.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -314,8 +128,19 @@ def lif(
         raise ValueError("v_reset must not be NaN; got nan")
     decay = _check_coefficient("decay", decay, x)
     v_threshold = _check_coefficient("v_threshold", v_threshold, x)
-    state = _check_state(state, x, refractory)
-    backend = choose(backend, x.device.type, x.dtype)
+    gain = _check_coefficient("gain", gain, x)
+    if (trace_decay is None) == (reset == "trace"):
+        raise ValueError(
+            f"trace_decay goes with reset='trace' and only with it; got {trace_decay!r}, {reset!r}"
+        )
+    if trace_decay is not None:
+        trace_decay = _check_coefficient("trace_decay", trace_decay, x)
+    if synapse is not None:
+        synapse = _check_synapse(synapse, x)
+    state = _check_state(state, x, refractory, synapse, reset)
+    gain_is_on = isinstance(gain, Tensor) or gain != 1.0
+    general = synapse is not None or reset == "trace" or gain_is_on
+    backend = choose(backend, x.device.type, x.dtype, "general" if general else "neuron")
     if backend == "torch":
         s, state, h = reference.lif(
             x,
@@ -328,14 +153,24 @@ def lif(
             refractory=refractory,
             surrogate=surrogate,
             record=record,
+            synapse=synapse,
+            gain=gain,
+            trace_decay=trace_decay,
         )
         return (s, state) if record is None else (s, state, h)
 
     decay_tensor, decay_number = _split(decay)
     threshold_tensor, threshold_number = _split(v_threshold)
     v, wait = state.v, state.refractory
+    more, more_numbers = (), []
+    if general:
+        gain, gain_number = _split(gain)
+        trace_decay, trace_number = _split(0.0 if trace_decay is None else trace_decay)
+        filters = (None, None) if synapse is None else lags_first(*synapse)
+        more = (gain, trace_decay, *filters, state.trace, state.synapse)
+        more_numbers = [gain_number, trace_number]
     graph = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, v, decay_tensor, threshold_tensor)
+        t is not None and t.requires_grad for t in (x, v, decay_tensor, threshold_tensor, *more)
     )
     p, q = surrogate.constants()
     options = [
@@ -351,14 +186,14 @@ def lif(
         int(record is not None),
         0,
     ]
-    numbers = [decay_number, threshold_number, float(v_reset), p, q]
-    arguments = (x, v, wait, decay_tensor, threshold_tensor, options, numbers, backend)
+    numbers = [decay_number, threshold_number, float(v_reset), p, q, *more_numbers]
+    arguments = (x, v, wait, decay_tensor, threshold_tensor, options, numbers, backend, *more)
     if graph:
-        s, v, wait, h = _Neuron.apply(*arguments)
+        s, h, *parts = Neuron.apply(*arguments)
     else:
         s, rows, h, _ = torch.ops.snnkernels.neuron_forward(*arguments)
-        v, wait = rows[0], rows[1] if refractory else None
-    state = State(v, wait)
+        parts = split_state(rows, Options(*options), more)
+    state = State(*parts)
     return (s, state) if record is None else (s, state, h)
 
 
@@ -378,7 +213,23 @@ def _check_coefficient(name: str, value: float | Tensor, x: Tensor) -> float | T
     return value
 
 
-def _check_state(state: State | Tensor | float | None, x: Tensor, refractory: int) -> State:
+def _check_synapse(synapse, x: Tensor) -> tuple[Tensor, Tensor]:
+    if not isinstance(synapse, (tuple, list)) or len(synapse) != 2:
+        raise TypeError(f"synapse must be None or a pair (alpha, beta); got {synapse!r}")
+    alpha, beta = check_filter("synapse ", *synapse, x)
+    check_orders(
+        "synapse ", alpha, beta, MAX_SYNAPSE_ORDER, ": put snnkernels.iir in front of the neuron"
+    )
+    return alpha, beta
+
+
+def _check_state(
+    state: State | Tensor | float | None,
+    x: Tensor,
+    refractory: int,
+    synapse: tuple[Tensor, Tensor] | None,
+    reset: str,
+) -> State:
     if state is None:
         return _NO_STATE
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -398,11 +249,24 @@ def _check_state(state: State | Tensor | float | None, x: Tensor, refractory: in
             raise TypeError(f"state.{name} must be a {dtype} tensor for {x.dtype} x; got {got}")
         if part.device != x.device:
             raise ValueError(f"state.{name} is on {part.device}, x is on {x.device}")
+        if name == "synapse":
+            continue
         if part.ndim and part.shape != x.shape[1:]:
             raise ValueError(
                 f"state.{name} must have the shape of one step of x, {list(x.shape[1:])}; "
                 f"got {list(part.shape)}"
             )
+    if state.synapse is not None:
+        if synapse is None:
+            raise ValueError("state.synapse is set, but synapse=None: pass the filter, or drop it")
+        rows = synapse[0].shape[-1] + synapse[1].shape[-1] - 1
+        if list(state.synapse.shape) != [rows, *x.shape[1:]]:
+            raise ValueError(
+                f"state.synapse must be [P + Q, N, *] = {[rows, *x.shape[1:]]}; "
+                f"got {list(state.synapse.shape)}"
+            )
+    if state.trace is not None and reset != "trace":
+        raise ValueError("state.trace is set, but reset is not 'trace': pass it, or drop the trace")
     if not refractory and state.refractory is not None:
         raise ValueError("state.refractory is set, but refractory=0: pass the period, or drop it")
     return State(*(p if p is None or p.ndim else p.expand(x.shape[1:]) for p in state))

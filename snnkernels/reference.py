@@ -3,10 +3,13 @@
 One step of one neuron (design and order of operations are the contract; ``csrc/neuron.h`` and
 ``backends/triton/neuron.py`` mirror them)::
 
-    charge    h[t] = (decay * v[t-1]) + x[t]
+    synapse   i[t] = beta[Q] x[t-Q] + ... + beta[0] x[t] + alpha[P] i[t-P] + ... + alpha[1] i[t-1]
+    charge    h[t] = ((decay * v[t-1]) + (gain * i[t])) - (v_threshold * r[t])
     fire      s[t] = 1 if h[t] >= v_threshold and not refractory, else 0
-    reset     v[t] = hard: v_reset where s, else h;  soft: h - v_threshold * s;  none: h
+    reset     v[t] = hard: v_reset where s, else h;  soft: h - v_threshold * s;  none, trace: h
+    trace     r[t+1] = (trace_decay * r[t]) + s[t]
 
+Where there is no synapse i = x, and without a gain or a trace their terms are not there at all.
 Every product and every sum is rounded by itself, in float32 (float64 for float64 input). This is
 also the backend "torch": the loop over time that everybody writes, with its memory and its speed.
 """
@@ -67,6 +70,37 @@ def _coefficient(value: float | Tensor, x: Tensor, dtype: torch.dtype) -> Tensor
     return value if value.ndim == 0 else value.view(-1, *[1] * (x.ndim - 3))
 
 
+class Filter:
+    """The filter of `snnkernels.iir`, one step at a time.
+
+    Autograd adds up the gradient on f[t] from the latest use to the earliest: from the output and
+    the state, then over lags P ... 1, which is the order of the adjoint in the kernels.
+    """
+
+    def __init__(self, x: Tensor, alpha: Tensor, beta: Tensor, state: Tensor | None) -> None:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        self.alpha = [_coefficient(c, x, dtype) for c in alpha.unbind(-1)]
+        self.beta = [_coefficient(c, x, dtype) for c in beta.unbind(-1)]
+        self.P, self.Q = len(self.alpha), len(self.beta) - 1
+        self.zero = torch.zeros(x.shape[1:], dtype=dtype, device=x.device)
+        rows = [self.zero] * (self.P + self.Q) if state is None else list(state.unbind(0))
+        self.outputs, self.inputs = rows[: self.P], rows[self.P :]  # newest first
+
+    def step(self, x_t: Tensor) -> Tensor:
+        self.inputs = [x_t, *self.inputs]
+        f = self.beta[self.Q] * self.inputs[self.Q]
+        for q in range(self.Q - 1, -1, -1):
+            f = f + self.beta[q] * self.inputs[q]
+        for p in range(self.P, 0, -1):
+            f = f + self.alpha[p - 1] * self.outputs[p - 1]
+        self.inputs, self.outputs = self.inputs[: self.Q], [f, *self.outputs][: self.P]
+        return f
+
+    def state(self) -> Tensor:
+        rows = [*self.outputs, *self.inputs]
+        return torch.stack(rows) if rows else self.zero.new_empty(0, *self.zero.shape)
+
+
 def lif(
     x: Tensor,
     state: State,
@@ -79,6 +113,9 @@ def lif(
     refractory: int,
     surrogate: Surrogate,
     record: str | None,
+    synapse: tuple[Tensor, Tensor] | None = None,
+    gain: float | Tensor = 1.0,
+    trace_decay: float | Tensor | None = None,
     smooth: bool = False,
 ) -> tuple[Tensor, State, Tensor | None]:
     """The loop over time. Arguments as in `snnkernels.lif`, already checked.
@@ -94,6 +131,9 @@ def lif(
         refractory: as there.
         surrogate: as there.
         record: as there.
+        synapse: as there.
+        gain: as there.
+        trace_decay: as there.
         smooth: replace the spike by the surrogate's primitive and the select of the hard reset by
             ``(1 - s) h + s v_reset``, so that the whole is differentiable (for gradcheck).
 
@@ -107,9 +147,20 @@ def lif(
     wait = state.refractory
     if refractory and wait is None:
         wait = torch.zeros_like(v)
+    filtered = None if synapse is None else Filter(x, *synapse, state.synapse)
+    b = None if isinstance(gain, float) and gain == 1.0 else _coefficient(gain, x, dtype)
+    trace = None
+    if reset == "trace":
+        rho = _coefficient(trace_decay, x, dtype)
+        trace = torch.zeros_like(v) if state.trace is None else state.trace
     spikes, potentials = [], []
-    for x_t in x.unbind(0):
-        h = a * v + x_t.to(dtype)
+    currents = x.to(dtype).unbind(0)
+    if filtered is not None:  # as a whole, before the neuron: so autograd adds up as `iir` does
+        currents = [filtered.step(x_t) for x_t in currents]
+    for i in currents:
+        h = a * v + (i if b is None else b * i)
+        if trace is not None:
+            h = h - theta * trace
         live = wait <= 0 if refractory else None
         s = surrogate.primitive(h - theta) if smooth else Fire.apply(h, theta, live, surrogate)
         r = s.detach() if detach_reset else s
@@ -119,6 +170,8 @@ def lif(
             v = h - theta * r
         else:
             v = h
+        if trace is not None:
+            trace = rho * trace + r
         if refractory:
             wait = torch.where(s.detach() > 0, float(refractory), (wait - 1).clamp(min=0))
         spikes.append(s)
@@ -126,35 +179,15 @@ def lif(
             potentials.append(h)
     s_seq = _stack(spikes, x).to(x.dtype)
     h_seq = _stack(potentials, x) if record == "h" else None
-    return s_seq, State(v=v, refractory=wait if refractory else None), h_seq
+    synapse_rows = None if filtered is None else filtered.state()
+    return s_seq, State(v, wait if refractory else None, synapse_rows, trace), h_seq
 
 
 def iir(x: Tensor, alpha: Tensor, beta: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The filter of `snnkernels.iir`, arguments already checked, as a loop over time.
-
-    Autograd adds up the gradient on f[t] from the latest use to the earliest: from the output and
-    the state, then over lags P ... 1, which is the order of the adjoint in the kernels.
-    """
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    a = [_coefficient(c, x, dtype) for c in alpha.unbind(-1)]
-    b = [_coefficient(c, x, dtype) for c in beta.unbind(-1)]
-    P, Q = len(a), len(b) - 1
-    zero = torch.zeros(x.shape[1:], dtype=dtype, device=x.device)
-    before = [zero] * (P + Q) if state is None else list(state.unbind(0))
-    outputs, inputs = before[:P], before[P:]  # newest first
-    filtered = []
-    for x_t in x.to(dtype).unbind(0):
-        inputs = [x_t, *inputs]
-        f = b[Q] * inputs[Q]
-        for q in range(Q - 1, -1, -1):
-            f = f + b[q] * inputs[q]
-        for p in range(P, 0, -1):
-            f = f + a[p - 1] * outputs[p - 1]
-        filtered.append(f)
-        inputs, outputs = inputs[:Q], [f, *outputs][:P]
-    after = [*outputs, *inputs]
-    rows = torch.stack(after) if after else zero.new_empty(0, *zero.shape)
-    return _stack(filtered, x).to(x.dtype), rows
+    """The filter of `snnkernels.iir`, arguments already checked, as a loop over time."""
+    filtered = Filter(x, alpha, beta, state)
+    steps = [filtered.step(x_t) for x_t in x.to(filtered.zero.dtype).unbind(0)]
+    return _stack(steps, x).to(x.dtype), filtered.state()
 
 
 def _stack(steps: list[Tensor], like: Tensor) -> Tensor:

@@ -17,10 +17,16 @@ class State(NamedTuple):
             (float64 for float64 input). Carries a gradient.
         refractory: steps that each neuron still has to wait before it may fire, same shape,
             float32 holding whole numbers; None without a refractory period. No gradient.
+        synapse: the last outputs and inputs of the synapse's filter, `[P + Q, N, *]` as
+            `snnkernels.iir` returns them; None without a synapse. Carries a gradient.
+        trace: what earlier spikes take off the next potential, in units of the threshold, same
+            shape as v; None unless reset is "trace". Carries a gradient.
     """
 
     v: Tensor | None = None
     refractory: Tensor | None = None
+    synapse: Tensor | None = None
+    trace: Tensor | None = None
 
     def detach(self) -> State:
         """The same values, cut from the graph (truncated back-propagation through time)."""

@@ -386,7 +386,7 @@ def test_a_checkpoint_of_another_architecture_names_the_keys():
         ("rsnn", {"features": "CL"}, "features must be one of 'cl', 'cla'; got 'CL'"),
         ("rsnn", {"layers": 5}, "layers must be one of 3, 4; got 5"),
         ("rsnn_features", {"readout": "max"}, "readout must be one of 'last', .*; got 'max'"),
-        ("conv_snn", {"reset": "rest"}, "reset must be one of hard, soft, none; got 'rest'"),
+        ("conv_snn", {"reset": "rest"}, "reset must be one of hard, soft, none, trace; got 'rest'"),
         (
             "64C3-X2-10",
             {"input_shape": (1, 8, 8)},

@@ -14,6 +14,9 @@ import torch
 
 BACKENDS = ("torch", "cpp", "triton", "cuda")
 
+# What a module may name in its OPS; one that names none has the plain neuron.
+_WORDS = {"neuron": "lif", "general": "lif with synapse, gain or trace", "iir": "iir"}
+
 # What "auto" tries on each kind of device, best first.
 PREFERENCE = {"cpu": ("cpp", "torch"), "cuda": ("triton", "cuda", "torch")}
 
@@ -83,7 +86,7 @@ def choose(name: str, device_type: str, dtype: torch.dtype, op: str = "neuron") 
         name: as the user gave it.
         device_type: of x.
         dtype: of x.
-        op: "neuron" or "iir": a module has its kernels where it has ``<op>_forward``.
+        op: "neuron", "general" (a neuron with synapse, gain or trace) or "iir".
     """
     if name == "auto":
         if dtype == torch.float64:
@@ -98,7 +101,7 @@ def choose(name: str, device_type: str, dtype: torch.dtype, op: str = "neuron") 
     if reason is not None:
         raise RuntimeError(f"backend={name!r} cannot run on device {device_type!r}: {reason}")
     if not _has(name, op):
-        raise RuntimeError(f"backend {name!r} has no kernel for {op} yet; use another backend")
+        raise RuntimeError(f"backend {name!r} has no kernel for {_WORDS[op]}; use another backend")
     if dtype == torch.float64 and name != "torch":
         raise TypeError(
             f"x has dtype float64, which backend {name!r} does not take; "
@@ -108,4 +111,4 @@ def choose(name: str, device_type: str, dtype: torch.dtype, op: str = "neuron") 
 
 
 def _has(name: str, op: str) -> bool:
-    return name == "torch" or hasattr(load(name), f"{op}_forward")
+    return name == "torch" or op in getattr(load(name), "OPS", ("neuron",))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from snnkernels.layout import Layout, Rows
+from snnkernels.neuron_op import General
 
 try:
     from snnkernels import _core
@@ -20,6 +21,9 @@ HUGE_PAGES_FROM = 1 << 22  # bytes
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ABSENT = (0, 0, 0, 0)
+_PLAIN = General()
+
+OPS = ("neuron", "general", "iir")
 
 
 def why_unavailable(device_type: str) -> str | None:
@@ -49,31 +53,54 @@ def _coefficient(tensor: Tensor | None, value: float) -> tuple[int, int, float]:
     return (0, 1, value) if tensor is None else (tensor.data_ptr(), tensor.numel(), 0.0)
 
 
-def _problem(layout: Layout, options, numbers, x, v, refractory, decay, v_threshold) -> tuple:
+def _problem(
+    layout: Layout, options, numbers, x, v, refractory, decay, v_threshold, general
+) -> tuple:
     """The arguments that forward and backward share, as ``bindings.cpp: problem`` takes them."""
     return (
         (*layout[:5], _DTYPES[x.dtype]),
         options[:9],
-        numbers[2:],
+        numbers[2:5],
         _coefficient(decay, numbers.decay),
         _coefficient(v_threshold, numbers.v_threshold),
         _rows(x, layout.inputs[0]),
         (_address(v), _address(refractory)),
         torch.get_num_threads(),
+        (
+            _coefficient(general.gain, numbers.gain),
+            _coefficient(general.trace_decay, numbers.trace_decay),
+            None if general.beta is None else _filter(general.alpha, general.beta, general.synapse),
+            _address(general.trace),
+        ),
     )
 
 
 def neuron_forward(
-    layout, options, numbers, x, v, refractory, decay, v_threshold, *, s, state_out, h, checkpoints
+    layout,
+    options,
+    numbers,
+    x,
+    v,
+    refractory,
+    decay,
+    v_threshold,
+    *,
+    s,
+    state_out,
+    h,
+    checkpoints,
+    general=_PLAIN,
 ) -> None:
     """Fill s, state_out, h and checkpoints; see ``csrc/snncore.h: NeuronForward``."""
     _advise(s, h, checkpoints)
     _core.neuron_forward(
-        *_problem(layout, options, numbers, x, v, refractory, decay, v_threshold),
+        *_problem(layout, options, numbers, x, v, refractory, decay, v_threshold, general),
         _rows(s, layout.out),
         _rows(h, layout.out),
         (state_out.data_ptr(), state_out[1].data_ptr() if options.refractory else 0),
         checkpoints.data_ptr(),
+        state_out[options.state_rows - 1].data_ptr(),
+        state_out[options.state_rows :].data_ptr(),
     )
 
 
@@ -95,23 +122,37 @@ def neuron_backward(
     dv0,
     ddecay,
     dv_threshold,
+    general=_PLAIN,
+    general_out=(None,) * 6,
 ) -> None:
     """Fill the gradients that are not None; see ``csrc/snncore.h: NeuronBackward``."""
     _advise(dx)
-    sums = [None if g is None else torch.empty(layout.neurons) for g in (ddecay, dv_threshold)]
+    dgain, dtrace_decay, dalpha, dbeta, dtrace0, dsynapse0 = general_out
+    wanted = (ddecay, dv_threshold, dgain, dtrace_decay)
+    sums = [None if g is None else torch.empty(layout.neurons) for g in wanted]
+    filter_sums = None
+    if dalpha is not None or dbeta is not None:
+        filter_sums = torch.empty(general.alpha.shape[0] + general.beta.shape[0], layout.neurons)
     _core.neuron_backward(
-        *_problem(layout, options, numbers, x, v, refractory, decay, v_threshold),
+        *_problem(layout, options, numbers, x, v, refractory, decay, v_threshold, general),
         checkpoints.data_ptr(),
         _rows(ds, layout.inputs[1]),
         _rows(dh, layout.inputs[2]),
         _address(dv),
         _rows(dx, layout.out),
         _address(dv0),
-        *map(_address, sums),
+        *map(_address, sums[:2]),
+        _address(general.dtrace),
+        _address(general.dsynapse),
+        _address(dtrace0),
+        _address(dsynapse0),
+        *map(_address, sums[2:]),
+        _address(filter_sums),
     )
-    for gradient, per_neuron in zip((ddecay, dv_threshold), sums, strict=True):
+    for gradient, per_neuron in zip(wanted, sums, strict=True):
         if gradient is not None:
             _reduce_channels(layout, per_neuron, gradient)
+    _reduce_filter(layout, filter_sums, dalpha, dbeta)
 
 
 def _reduce_channels(layout: Layout, per_neuron: Tensor, out: Tensor) -> None:
@@ -129,6 +170,18 @@ def _reduce_channels(layout: Layout, per_neuron: Tensor, out: Tensor) -> None:
     )
 
 
+def _reduce_filter(layout: Layout, sums: Tensor | None, dalpha, dbeta) -> None:
+    """Sums `[P + Q + 1, M]` into the gradients of a filter's coefficients that are wanted."""
+    if sums is None:
+        return
+    if dalpha is not None:
+        for out, per_neuron in zip(dalpha, sums, strict=False):
+            _reduce_channels(layout, per_neuron, out)
+    if dbeta is not None:
+        for out, per_neuron in zip(dbeta, sums[-dbeta.shape[0] :], strict=True):
+            _reduce_channels(layout, per_neuron, out)
+
+
 def _filter(alpha: Tensor, beta: Tensor, state: Tensor | None) -> tuple[int, ...]:
     return (
         alpha.shape[0],
@@ -144,6 +197,7 @@ def iir_forward(
     layout, x, state, alpha, beta, *, f, state_out, checkpoint_every, checkpoints
 ) -> None:
     """Fill f, state_out and checkpoints; see ``csrc/snncore.h: IirForward``."""
+    _advise(f, checkpoints)
     _core.iir_forward(
         (*layout[:5], _DTYPES[x.dtype]),
         torch.get_num_threads(),
@@ -173,6 +227,7 @@ def iir_backward(
     dbeta,
 ) -> None:
     """Fill the gradients that are not None; see ``csrc/snncore.h: IirBackward``."""
+    _advise(dx)
     terms = alpha.shape[0] + beta.shape[0]
     sums = None if dalpha is None else torch.empty(terms, layout.neurons)
     _core.iir_backward(
@@ -188,6 +243,4 @@ def iir_backward(
         checkpoint_every,
         _address(checkpoints),
     )
-    if sums is not None:
-        for out, per_neuron in zip((*dalpha, *dbeta), sums, strict=True):
-            _reduce_channels(layout, per_neuron, out)
+    _reduce_filter(layout, sums, dalpha, dbeta)

@@ -207,7 +207,7 @@ def pack_call(
         options.checkpoint_every,
         *numbers[:3],
         float(options.refractory),
-        *numbers[3:],
+        *numbers[3:5],
         options.surrogate,
         0,
     )

@@ -1,0 +1,152 @@
+"""Losses on spike trains and potentials `[T, N, *]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from snnkernels.filter_ops import check_filter, iir
+
+
+def spike_count_cross_entropy(s: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the classes' spike counts (Fang et al., eq. 6-7).
+
+    Args:
+        s: output spikes `[T, N, C]`.
+        labels: class of each sample, int64 `[N]`.
+
+    Returns:
+        The mean over the samples, float32 (float64 for float64 spikes).
+
+    Raises:
+        ValueError: s is not `[T, N, C]`.
+    """
+    if s.ndim != 3:
+        raise ValueError(f"s must be [T, N, C]; got {list(s.shape)}")
+    counts = s.sum(0, dtype=torch.promote_types(s.dtype, torch.float32))
+    return functional.cross_entropy(counts, labels)
+
+
+class _VanRossum(torch.autograd.Function):
+    """Half the mean over time of the squared filtered difference, summed over neurons, `[N]`.
+
+    Keeps the two spike trains; the filtered difference is made again for the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, s, target, alpha, beta, backend):
+        ctx.save_for_backward(s, target, alpha, beta)
+        ctx.backend = backend
+        f, _ = iir(_difference(s, target), alpha, beta, backend=backend)
+        return f.square().flatten(2).sum((0, 2)) / (2 * max(s.shape[0], 1))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        s, target, alpha, beta = ctx.saved_tensors
+        difference = _difference(s, target).requires_grad_()
+        with torch.enable_grad():
+            f, _ = iir(difference, alpha, beta, backend=ctx.backend)
+        scale = (g / max(s.shape[0], 1)).view(-1, *(1,) * (s.ndim - 2))
+        (ds,) = torch.autograd.grad(f, difference, f.detach() * scale)
+        need_s, need_target = ctx.needs_input_grad[:2]
+        return (
+            ds.to(s.dtype) if need_s else None,
+            (-ds).to(target.dtype) if need_target else None,
+            None,
+            None,
+            None,
+        )
+
+
+def _difference(s: Tensor, target: Tensor) -> Tensor:
+    dtype = torch.promote_types(s.dtype, torch.float32)
+    return s.detach().to(dtype) - target.detach().to(dtype)
+
+
+def van_rossum_distance(
+    s: Tensor,
+    target: Tensor,
+    alpha: Tensor | Sequence[float],
+    beta: Tensor | Sequence[float],
+    *,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    r"""Distance of spike trains after a filter (Fang et al., eq. 8; van Rossum 2001).
+
+    .. math:: E = \frac{1}{2T} \sum_i \sum_t \big( (k * s_i)_t - (k * \hat s_i)_t \big)^2
+
+    The filter is linear, so it runs once, over the difference. Between forward and backward only
+    the spike trains are kept; filtered traces are temporary.
+
+    Args:
+        s: spikes `[T, N, *]`.
+        target: spikes to be reached, same shape, any dtype.
+        alpha: feedback coefficients of the filter k, as in `snnkernels.iir`. They do not learn.
+        beta: its input coefficients.
+        reduction: "mean" over the N samples, "sum", or "none" for one value per sample `[N]`.
+            Default: "mean".
+        backend: of the filter. Default: "auto".
+
+    Returns:
+        Float32 (float64 for float64 spikes).
+
+    Raises:
+        ValueError: shapes differ, or an unknown reduction.
+
+    Example:
+        >>> import torch
+        >>> from snnkernels.losses import van_rossum_distance
+        >>> s = torch.zeros(2, 1, 1)
+        >>> target = torch.ones(2, 1, 1)
+        >>> van_rossum_distance(s, target, alpha=[], beta=[1.0]).item()
+        0.5
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none'; got {reduction!r}")
+    if s.ndim < 2 or s.shape != target.shape:
+        raise ValueError(
+            f"target must have the shape of s [T, N, *], {list(s.shape)}; got {list(target.shape)}"
+        )
+    alpha, beta = (c.detach() for c in check_filter("", alpha, beta, s))
+    if s.ndim == 2:  # one neuron per sample
+        s, target = s.unsqueeze(-1), target.unsqueeze(-1)
+    each = _VanRossum.apply(s, target, alpha, beta, backend)
+    return each if reduction == "none" else getattr(each, reduction)()
+
+
+def potential_regulariser(
+    h: Tensor,
+    v_threshold: float | Tensor,
+    *,
+    tolerance: float,
+    shift: float = 0.0,
+) -> Tensor:
+    r"""Keeps potentials where the surrogate's derivative is not zero (Stöckl, fig. 5.8).
+
+    .. math:: \operatorname{mean} \max(0, |h - (\theta + \text{shift})| - \text{tolerance})^2
+
+    Its weight in the loss is 5 to 10 in the thesis, with tolerance 0.012 (WSCNN), or 0.01 and shift
+    -0.008 (RSCNN), at a threshold of 0.01.
+
+    Args:
+        h: potentials before firing `[T, N, *]`, as ``record="h"`` returns them.
+        v_threshold: a number, or one value per channel `[C]` (C = ``h.shape[2]``).
+        tolerance: half the width of the interval without loss, in the units of h.
+        shift: how far the middle of that interval lies above the threshold. Default: 0.
+
+    Returns:
+        The mean over all steps and neurons.
+
+    Raises:
+        ValueError: a negative tolerance.
+    """
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be >= 0; got {tolerance!r}")
+    if isinstance(v_threshold, Tensor) and v_threshold.ndim:
+        v_threshold = v_threshold.view(-1, *(1,) * (h.ndim - 3))
+    return functional.relu((h - (v_threshold + shift)).abs() - tolerance).square().mean()

@@ -1,0 +1,84 @@
+"""Networks of synapse filters and spiking neurons (Fang et al., IIR-SNN).
+
+Every layer is eq. 5a-e: a filter per input, weights, and a leaky neuron whose spikes leave a trace
+that lowers its potential.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from snnkernels.layers import LIF
+from snnkernels.surrogates import Gaussian, Surrogate
+from snnkernels.synapses import IIRSynapse
+
+
+class IIRNetwork(nn.Module):
+    """Dense layers of filtered inputs and neurons with a reset trace.
+
+    The paper gives neither time constants nor the initial weights: those here are this library's
+    choice, made so that every layer fires at first.
+
+    Args:
+        sizes: inputs, then neurons of each layer, such as ``(300, 500, 200, 500, 300)``.
+        tau_m: of the synapses' decay, in steps. Default: 4.
+        tau_s: of the synapses' rise, in steps. Default: 1.
+        tau: of the potential, in steps. Default: 4.
+        tau_trace: of the reset trace, in steps. Default: 4.
+        learn_filters: train the synapses' coefficients. Default: True.
+        scale: of the initial weights, in units of 1 / sqrt(inputs). Default: 1.
+        surrogate: Default: ``Gaussian(0.5)``.
+        backend: as in `LIF`. Default: "auto".
+
+    Shape:
+        x spikes `[T, N, inputs]`, output spikes `[T, N, neurons of the last layer]`.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        tau_m: float = 4.0,
+        tau_s: float = 1.0,
+        tau: float = 4.0,
+        tau_trace: float = 4.0,
+        learn_filters: bool = True,
+        scale: float = 1.0,
+        surrogate: Surrogate | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if len(sizes) < 2:
+            raise ValueError(f"sizes must be the inputs and at least one layer; got {list(sizes)}")
+        surrogate = Gaussian(0.5) if surrogate is None else surrogate
+        layers = []
+        for inputs, neurons in zip(sizes[:-1], sizes[1:], strict=True):
+            weights = nn.Linear(inputs, neurons, bias=False)
+            nn.init.normal_(weights.weight, std=scale / math.sqrt(inputs))
+            layers += [
+                IIRSynapse.dual_exponential(
+                    tau_m, tau_s, channels=inputs, learn=learn_filters, backend=backend
+                ),
+                weights,
+                LIF(
+                    decay=math.exp(-1 / tau),
+                    reset="trace",
+                    trace_decay=math.exp(-1 / tau_trace),
+                    surrogate=surrogate,
+                    backend=backend,
+                ),
+            ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run T steps of every layer."""
+        return self.layers(x)
+
+    @torch.no_grad()
+    def kernels(self, steps: int) -> list[Tensor]:
+        """Responses of each layer's filters to one spike, `[steps, inputs]`."""
+        return [m.kernel(steps) for m in self.layers if isinstance(m, IIRSynapse)]

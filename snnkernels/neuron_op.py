@@ -1,0 +1,363 @@
+"""The private ops of the neuron: buffers, calls of the backends, registration, autograd."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snnkernels._op import in_memory_order, lay_out, nothing, only_once, register
+from snnkernels.backends import load
+from snnkernels.layout import empty_rows
+
+RESETS = ("hard", "soft", "none", "trace")
+_TRACE = RESETS.index("trace")
+
+
+class Options(NamedTuple):
+    """The whole numbers of a neuron call, as the private ops take them (``int[] options``).
+
+    charge, compare, spikes and when are the policies of ``csrc/neuron.h``; each has one value.
+    """
+
+    charge: int = 0
+    compare: int = 0
+    spikes: int = 0
+    when: int = 0
+    reset: int = 0
+    detach_reset: int = 0
+    surrogate: int = 0
+    refractory: int = 0
+    checkpoint_every: int = 0  # 0: nothing is kept for a backward pass
+    record_h: int = 0
+    wanted: int = 0  # backward: sum of the WANT_* below
+
+    @property
+    def state_rows(self) -> int:
+        """Rows of a state that is kept, beside those of a synapse: v, refractory, trace."""
+        return 1 + (self.refractory > 0) + (self.reset == _TRACE)
+
+
+class Numbers(NamedTuple):
+    """The real numbers of a neuron call (``float[] numbers``)."""
+
+    decay: float = 0.0  # where the coefficient is no tensor
+    v_threshold: float = 0.0
+    v_reset: float = 0.0
+    surrogate_p: float = 0.0
+    surrogate_q: float = 0.0
+    gain: float = 1.0
+    trace_decay: float = 0.0
+
+
+class General(NamedTuple):
+    """What a neuron has beyond the plain LIF, as trailing arguments of the private ops.
+
+    Attributes:
+        gain: coefficient, where it is a tensor.
+        trace_decay: coefficient, where it is a tensor.
+        alpha: of the synapse, `[P, c]` with c = 1 or one per channel.
+        beta: of the synapse, `[Q + 1, c]`.
+        trace: before the first step, `[N, *]`.
+        synapse: its state before the first step, `[P + Q, N, *]`.
+        dtrace: backward: gradient on the trace after the last step.
+        dsynapse: backward: gradient on the synapse's state after it.
+    """
+
+    gain: Tensor | None = None
+    trace_decay: Tensor | None = None
+    alpha: Tensor | None = None
+    beta: Tensor | None = None
+    trace: Tensor | None = None
+    synapse: Tensor | None = None
+    dtrace: Tensor | None = None
+    dsynapse: Tensor | None = None
+
+    @property
+    def outputs(self) -> int:
+        return 0 if self.alpha is None else self.alpha.shape[0]
+
+    @property
+    def synapse_rows(self) -> int:
+        return 0 if self.beta is None else self.outputs + self.beta.shape[0] - 1
+
+
+WANT_X, WANT_V, WANT_DECAY, WANT_THRESHOLD = 1, 2, 4, 8
+# The gradients of General, in the order of the last output of the backward op.
+WANT_GENERAL = WANT_GAIN, WANT_TRACE_DECAY, WANT_ALPHA, WANT_BETA, WANT_TRACE, WANT_SYNAPSE = tuple(
+    16 << k for k in range(6)
+)
+
+
+def is_general(options: Options, numbers: Numbers, general: tuple) -> bool:
+    """Whether a call needs more of a backend than the plain LIF."""
+    has_part = any(part is not None for part in general)
+    return has_part or options.reset == _TRACE or numbers.gain != 1.0
+
+
+def _forward_buffers(x, v, refractory, decay, v_threshold, options, numbers, backend, *general):
+    options, general = Options(*options), General(*general)
+    s = torch.empty_like(x)
+    kept = (x.shape[0] - 1) // options.checkpoint_every if options.checkpoint_every else 0
+    h = torch.empty_like(s, dtype=torch.float32) if options.record_h else nothing(x)
+    state = empty_rows(s, options.state_rows + general.synapse_rows)
+    checkpoints = nothing(x)
+    if kept > 0:
+        checkpoints = empty_rows(s, kept, options.state_rows + general.outputs)
+    return s, state, h, checkpoints
+
+
+def _neuron_forward(x, v, refractory, decay, v_threshold, options, numbers, backend, *general):
+    outputs = s, state, h, checkpoints = _forward_buffers(
+        x, v, refractory, decay, v_threshold, options, numbers, backend, *general
+    )
+    options, numbers, general = Options(*options), Numbers(*numbers), General(*general)
+    rows = options.state_rows
+    if s.numel() == 0:
+        starts = [v]
+        starts += [refractory] if options.refractory else []
+        starts += [general.trace] if options.reset == _TRACE else []
+        for to, start in [*zip(state, starts, strict=False), (state[rows:], general.synapse)]:
+            to.zero_() if start is None else to.copy_(start)
+        return outputs
+    layout, (x,) = lay_out(s, x)
+    more = {}
+    if is_general(options, numbers, general):
+        more["general"] = general._replace(
+            trace=in_memory_order(general.trace, state[0]),
+            synapse=in_memory_order(general.synapse, state[rows:]),
+        )
+    load(backend).neuron_forward(
+        layout,
+        options,
+        numbers,
+        x,
+        in_memory_order(v, state[0]),
+        in_memory_order(refractory, state[0]),
+        decay,
+        v_threshold,
+        s=s,
+        state_out=state,
+        h=h if options.record_h else None,
+        checkpoints=checkpoints,
+        **more,
+    )
+    return outputs
+
+
+def _backward_buffers(
+    x,
+    v,
+    refractory,
+    decay,
+    v_threshold,
+    checkpoints,
+    ds,
+    dv,
+    dh,
+    options,
+    numbers,
+    backend,
+    *general,
+):
+    options, numbers, general = Options(*options), Numbers(*numbers), General(*general)
+    wanted = options.wanted
+    more = []
+    if is_general(options, numbers, general):
+        makers = [lambda c=c: torch.empty_like(c) for c in general[:4]]
+        makers += [
+            lambda: empty_rows(torch.empty_like(x), 1)[0],
+            lambda: empty_rows(torch.empty_like(x), general.synapse_rows),
+        ]
+        more = [
+            make() if wanted & flag else nothing(x)
+            for flag, make in zip(WANT_GENERAL, makers, strict=True)
+        ]
+    return (
+        torch.empty_like(x) if wanted & WANT_X else x.new_empty(0),
+        empty_rows(torch.empty_like(x), 1)[0] if wanted & WANT_V else nothing(x),
+        torch.empty_like(decay) if wanted & WANT_DECAY else nothing(x),
+        torch.empty_like(v_threshold) if wanted & WANT_THRESHOLD else nothing(x),
+        more,
+    )
+
+
+def _neuron_backward(
+    x,
+    v,
+    refractory,
+    decay,
+    v_threshold,
+    checkpoints,
+    ds,
+    dv,
+    dh,
+    options,
+    numbers,
+    backend,
+    *general,
+):
+    outputs = dx, dv0, ddecay, dv_threshold, more = _backward_buffers(
+        x,
+        v,
+        refractory,
+        decay,
+        v_threshold,
+        checkpoints,
+        ds,
+        dv,
+        dh,
+        options,
+        numbers,
+        backend,
+        *general,
+    )
+    options, numbers, general = Options(*options), Numbers(*numbers), General(*general)
+    wanted = options.wanted
+    if x.numel() == 0:
+        for gradient in (dx, dv0, ddecay, dv_threshold, *more):
+            gradient.zero_()
+        through = [(WANT_V, dv0, dv)]
+        if more:
+            through += [
+                (WANT_TRACE, more[4], general.dtrace),
+                (WANT_SYNAPSE, more[5], general.dsynapse),
+            ]
+        for flag, to, arriving in through:
+            if arriving is not None and wanted & flag:
+                to.copy_(arriving)
+        return outputs
+    out = dx if wanted & WANT_X else torch.empty_like(x)
+    layout, (x, ds, dh) = lay_out(out, x, ds, dh)
+    row = empty_rows(out, 1)[0]
+    keywords = {}
+    if more:
+        rows = empty_rows(out, general.synapse_rows)
+        keywords["general"] = general._replace(
+            trace=in_memory_order(general.trace, row),
+            synapse=in_memory_order(general.synapse, rows),
+            dtrace=in_memory_order(general.dtrace, row),
+            dsynapse=in_memory_order(general.dsynapse, rows),
+        )
+        keywords["general_out"] = tuple(
+            gradient if wanted & flag else None
+            for flag, gradient in zip(WANT_GENERAL, more, strict=True)
+        )
+    load(backend).neuron_backward(
+        layout,
+        options,
+        numbers,
+        x,
+        in_memory_order(v, row),
+        in_memory_order(refractory, row),
+        decay,
+        v_threshold,
+        checkpoints,
+        ds,
+        in_memory_order(dv, row),
+        dh,
+        dx=dx if wanted & WANT_X else None,
+        dv0=dv0 if wanted & WANT_V else None,
+        ddecay=ddecay if wanted & WANT_DECAY else None,
+        dv_threshold=dv_threshold if wanted & WANT_THRESHOLD else None,
+        **keywords,
+    )
+    return outputs
+
+
+_GENERAL = (
+    "Tensor? gain=None, Tensor? trace_decay=None, Tensor? alpha=None, Tensor? beta=None, "
+    "Tensor? trace=None, Tensor? synapse=None"
+)
+register(
+    "neuron_forward",
+    "(Tensor x, Tensor? v, Tensor? refractory, Tensor? decay, Tensor? v_threshold, "
+    f"int[] options, float[] numbers, str backend, {_GENERAL}) -> (Tensor s, Tensor state, "
+    "Tensor h, Tensor checkpoints)",
+    _neuron_forward,
+    _forward_buffers,
+)
+register(
+    "neuron_backward",
+    "(Tensor x, Tensor? v, Tensor? refractory, Tensor? decay, Tensor? v_threshold, "
+    "Tensor checkpoints, Tensor? ds, Tensor? dv, Tensor? dh, int[] options, float[] numbers, "
+    f"str backend, {_GENERAL}, Tensor? dtrace=None, Tensor? dsynapse=None) "
+    "-> (Tensor dx, Tensor dv0, Tensor ddecay, Tensor dv_threshold, Tensor[] general)",
+    _neuron_backward,
+    _backward_buffers,
+)
+_run_backward = only_once(
+    torch.ops.snnkernels.neuron_backward, "lif, whose surrogate gradient has no derivative here,"
+)
+
+
+class Neuron(torch.autograd.Function):
+    """One call of the neuron with a backward pass. Arguments as the private forward op's."""
+
+    @staticmethod
+    def forward(ctx, x, v, refractory, decay, v_threshold, options, numbers, backend, *general):
+        s, state, h, checkpoints = torch.ops.snnkernels.neuron_forward(
+            x, v, refractory, decay, v_threshold, options, numbers, backend, *general
+        )
+        ctx.save_for_backward(x, v, refractory, decay, v_threshold, checkpoints, *general)
+        ctx.call = options, numbers, backend
+        ctx.set_materialize_grads(False)
+        parts = split_state(state, Options(*options), general)
+        if parts[1] is not None:
+            ctx.mark_non_differentiable(parts[1])
+        return s, h, *parts
+
+    @staticmethod
+    def backward(ctx, ds, dh, dv, _, dsynapse, dtrace):
+        if all(g is None for g in (ds, dh, dv, dsynapse, dtrace)):
+            return (None,) * len(ctx.needs_input_grad)
+        x, v, refractory, decay, v_threshold, checkpoints, *general = ctx.saved_tensors
+        options, numbers, backend = ctx.call
+        need_x, need_v, _, need_decay, need_threshold = ctx.needs_input_grad[:5]
+        needs = ctx.needs_input_grad[8:]
+        wanted = (
+            need_x * WANT_X
+            + need_v * WANT_V
+            + need_decay * WANT_DECAY
+            + need_threshold * WANT_THRESHOLD
+            + sum(flag for flag, need in zip(WANT_GENERAL, needs, strict=False) if need)
+        )
+        options = [*options[:-1], wanted]
+        if dh is not None and not options[Options._fields.index("record_h")]:
+            dh = None
+        arriving = (dtrace, dsynapse) if general else ()
+        dx, dv0, ddecay, dv_threshold, more = _run_backward(
+            x,
+            v,
+            refractory,
+            decay,
+            v_threshold,
+            checkpoints,
+            ds,
+            dv,
+            dh,
+            options,
+            numbers,
+            backend,
+            *general,
+            *arriving,
+        )
+        return (
+            dx if need_x else None,
+            dv0 if need_v else None,
+            None,
+            ddecay if need_decay else None,
+            dv_threshold if need_threshold else None,
+            None,
+            None,
+            None,
+            *(gradient if need else None for need, gradient in zip(needs, more, strict=False)),
+        )
+
+
+def split_state(state: Tensor, options: Options, general: tuple) -> tuple[Tensor | None, ...]:
+    """The rows that the forward op returns, as the parts of a `State`."""
+    trace = state[options.state_rows - 1] if options.reset == _TRACE else None
+    synapse = state[options.state_rows :] if General(*general).beta is not None else None
+    return state[0], state[1] if options.refractory else None, synapse, trace

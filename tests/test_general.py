@@ -1,0 +1,286 @@
+"""The general neuron: synapse, gain and trace, against the reference and against the plain LIF."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+import snnkernels
+from snnkernels import Rectangle, State, Triangle, reference
+from snnkernels.backends import load
+from tests.compare import EPS, assert_same
+from tests.targets import TARGETS
+
+KERNELS = [t for t in TARGETS if "general" in getattr(load(t.backend), "OPS", ())]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+RESETS = ("hard", "soft", "none", "trace")
+SHAPE = (21, 2, 5, 3)
+# P, Q of the synapse (None: no synapse), one value for each channel, gain, refractory, detached.
+PARTS = (
+    (None, False, None, 0, False),
+    (None, True, 0.7, 2, True),
+    ((1, 0), False, 0.7, 0, False),
+    ((2, 1), True, None, 3, False),
+    ((2, 2), False, 1.3, 0, True),
+    ((0, 2), True, 0.6, 0, False),
+)
+
+
+@pytest.fixture(params=KERNELS, ids=str)
+def kernel(request):
+    with request.param.chosen():
+        yield request.param
+
+
+def make(shape, orders, per_channel, gain, reset, dtype=torch.float32, with_state=True, learn=True):
+    """Arguments of `lif`, and gradients to send back."""
+    C = (shape[2],) if per_channel and len(shape) > 2 else ()
+
+    def coefficient(mean):
+        return mean + 0.1 * torch.rand(C)
+
+    want = {"decay": coefficient(0.8), "v_threshold": coefficient(0.9)}
+    if gain is not None:
+        want["gain"] = coefficient(gain) if learn else gain
+    if reset == "trace":
+        want["trace_decay"] = coefficient(0.6)
+    if orders is not None:
+        P, Q = orders
+        want["alpha"], want["beta"] = 0.4 * torch.rand(*C, P), torch.randn(*C, Q + 1)
+    x = torch.randn(shape).to(dtype)
+    rest = shape[1:]
+    if with_state:
+        want["v"] = torch.randn(rest)
+        if orders is not None:
+            want["synapse"] = torch.randn(sum(orders), *rest)
+        if reset == "trace":
+            want["trace"] = torch.rand(rest)
+    arriving = {"s": torch.randn(shape).to(dtype), "v": torch.randn(rest)}
+    if orders is not None:
+        arriving["synapse"] = torch.randn(sum(orders), *rest)
+    if reset == "trace":
+        arriving["trace"] = torch.randn(rest)
+    return x, want, arriving
+
+
+def run(x, want, arriving, backend, device="cpu", **options):
+    """Outputs and gradients by name."""
+    leaves = {"x": x, **want}
+    leaves = {k: t.detach().to(device).requires_grad_() for k, t in leaves.items()}
+    call = {k: leaves[k] for k in ("decay", "v_threshold", "gain", "trace_decay") if k in leaves}
+    if "alpha" in leaves:
+        call["synapse"] = leaves["alpha"], leaves["beta"]
+    state = State(**{k: leaves[k] for k in ("v", "synapse", "trace") if k in leaves})
+    s, after = snnkernels.lif(leaves["x"], state, backend=backend, **call, **options)
+    outputs = {"s": s, **{k: p for k, p in after._asdict().items() if p is not None}}
+    used = [(outputs[k], g.to(device)) for k, g in arriving.items() if outputs[k].numel()]
+    grads = torch.autograd.grad(
+        [o for o, _ in used],
+        list(leaves.values()),
+        [g for _, g in used],
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    outputs = {k: t.detach() for k, t in outputs.items()}
+    return outputs, dict(zip(leaves, grads, strict=True))
+
+
+def check(kernel, x, want, arriving, **options):
+    got, got_grads = run(x, want, arriving, kernel.backend, kernel.device, **options)
+    ref, ref_grads = run(x, want, arriving, "torch", kernel.device, **options)
+    assert got.keys() == ref.keys()
+    for name in ref:
+        assert_same(got[name], ref[name], name, strides=name == "s")
+    for name in ("x", "v", "synapse", "trace"):
+        if name in ref_grads:
+            assert_same(got_grads[name], ref_grads[name], f"d{name}", strides=False)
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("parts", PARTS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+def test_equals_the_reference(kernel, parts, reset, dtype):
+    orders, per_channel, gain, refractory, detach = parts
+    for with_state in (True, False):
+        x, want, arriving = make(SHAPE, orders, per_channel, gain, reset, dtype, with_state)
+        options = {"reset": reset, "refractory": refractory, "detach_reset": detach}
+        check(kernel, x, want, arriving, surrogate=Triangle(width=2.0), **options)
+
+
+@pytest.mark.parametrize("shape", [(40, 1100), (1, 3, 7), (2, 2, 3, 500), (17, 3, 65), (0, 2, 3)])
+def test_shapes(kernel, shape):
+    for reset in ("hard", "trace"):
+        x, want, arriving = make(shape, (2, 2), False, 0.8, reset)
+        check(kernel, x, want, arriving, reset=reset, surrogate=Rectangle(width=1.0))
+
+
+def test_channels_last(kernel):
+    x, want, arriving = make((18, 2, 5, 4, 3), (2, 1), True, 0.8, "trace")
+    x = x.flatten(0, 1).to(memory_format=torch.channels_last).unflatten(0, (18, 2))
+    check(kernel, x, want, arriving, reset="trace")
+
+
+@pytest.mark.parametrize("reset", RESETS)
+def test_splitting_a_call_changes_no_bit(kernel, reset):
+    x, want, _ = make((23, 3, 7), (2, 1), False, 0.8, reset, with_state=False)
+    want = {k: t.to(kernel.device) for k, t in want.items()}
+    call = {"synapse": (want.pop("alpha"), want.pop("beta")), **want, "reset": reset}
+    lif = functools.partial(snnkernels.lif, backend=kernel.backend, refractory=2, **call)
+    x = x.to(kernel.device)
+    whole, end = lif(x)
+    for cut in (1, 16, 22):
+        first, state = lif(x[:cut])
+        second, state = lif(x[cut:], state)
+        assert torch.equal(torch.cat([first, second]), whole)
+        for a, b in zip(state, end, strict=True):
+            assert (a is None and b is None) or torch.equal(a, b)
+
+
+@pytest.mark.parametrize("reset", ("hard", "soft", "none"))
+def test_absent_parts_change_no_bit(kernel, reset):
+    """A filter that passes x on, gain 1 as a tensor: the bits of the plain neuron."""
+    x = torch.randn(40, 3, 9, device=kernel.device)
+    ds = torch.randn_like(x)
+    one = torch.ones(1, device=kernel.device)
+    results = []
+    for more in ({}, {"synapse": (one[:0], one), "gain": one[0]}):
+        leaf = x.clone().requires_grad_()
+        s, state = snnkernels.lif(leaf, backend=kernel.backend, reset=reset, **more)
+        (dx,) = torch.autograd.grad(s, leaf, ds)
+        results.append((s.detach(), state.v.detach(), dx))
+    for a, b in zip(*results, strict=True):
+        assert_same(a, b)
+
+
+def test_fused_equals_filter_then_neuron(kernel):
+    x, want, _ = make((30, 2, 5), (2, 1), True, None, "hard", with_state=False)
+    want = {k: t.to(kernel.device) for k, t in want.items()}
+    synapse = want.pop("alpha"), want.pop("beta")
+    x = x.to(kernel.device)
+    s, _ = snnkernels.lif(x, synapse=synapse, backend=kernel.backend, **want)
+    i, _ = snnkernels.iir(x, *synapse, backend="torch")
+    assert torch.equal(s, snnkernels.lif(i, backend=kernel.backend, **want)[0])
+
+
+@pytest.mark.parametrize("per_channel", (False, True))
+@pytest.mark.parametrize("reset", ("hard", "trace"))
+def test_parameter_gradients(kernel, reset, per_channel):
+    """Against float64 on the same spikes, no further off than twice the float32 reference."""
+    x, want, arriving = make((70, 3, 5, 4), (2, 2), per_channel, 0.8, reset)
+    options = {"reset": reset, "surrogate": Triangle(width=2.0)}
+    out, got = run(x, want, arriving, kernel.backend, kernel.device, **options)
+    _, eager = run(x, want, arriving, "torch", kernel.device, **options)
+    double = [{k: t.double() for k, t in d.items()} for d in (want, arriving)]
+    out64, exact = run(x.double(), *double, "torch", **options)
+    assert torch.equal(out["s"].double().cpu(), out64["s"]), "another seed: a spike flipped"
+    for name in ("decay", "v_threshold", "gain", "trace_decay", "alpha", "beta"):
+        if name not in exact:
+            continue
+        error = (got[name].cpu().double() - exact[name]).norm()
+        allowed = (eager[name].cpu().double() - exact[name]).norm()
+        size = exact[name].norm() + x[0].numel() ** 0.5
+        assert error <= torch.maximum(2 * allowed, 64 * EPS * size), name
+
+
+@pytest.mark.parametrize("reset", RESETS)
+def test_gradcheck_of_the_smooth_twin(reset):
+    x, want, _ = make((5, 2, 3), (2, 1), True, 0.8, reset)
+    names = list(want)
+    leaves = [t.double().requires_grad_() for t in (x, *want.values())]
+
+    def smooth(x, *values):
+        value = dict(zip(names, values, strict=True))
+        state = State(value["v"], None, value["synapse"], value.get("trace"))
+        s, after, h = reference.lif(
+            x,
+            state,
+            decay=value["decay"],
+            v_threshold=value["v_threshold"],
+            v_reset=0.1,
+            reset=reset,
+            detach_reset=False,
+            refractory=0,
+            surrogate=snnkernels.Sigmoid(),
+            record="h",
+            synapse=(value["alpha"], value["beta"]),
+            gain=value["gain"],
+            trace_decay=value.get("trace_decay"),
+            smooth=True,
+        )
+        return s, after.v, after.synapse, h
+
+    assert torch.autograd.gradcheck(smooth, leaves)
+
+
+def test_opcheck(kernel):
+    ops = torch.ops.snnkernels
+    to = {"device": kernel.device}
+    x, v = torch.randn(20, 2, 3, **to), torch.randn(2, 3, **to)
+    alpha, beta = torch.full((2, 1), 0.3, **to), torch.ones(2, 1, **to)
+    coefficient, rows = torch.tensor(0.9, **to), torch.randn(3, 2, 3, **to)
+    options = [0, 0, 0, 0, RESETS.index("trace"), 0, 0, 2, 16, 0, 0]
+    numbers = [0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+    general = (coefficient, coefficient, alpha, beta, v, rows)
+    call = (x, v, None, coefficient, None, options, numbers, kernel.backend, *general)
+    torch.library.opcheck(ops.neuron_forward.default, call)
+    checkpoints = ops.neuron_forward(*call)[3]
+    options = [*options[:-1], 1 + 2 + 4 + sum(16 << k for k in range(6))]
+    torch.library.opcheck(
+        ops.neuron_backward.default,
+        (
+            *(x, v, None, coefficient, None, checkpoints, torch.randn_like(x), v, None),
+            *(options, numbers, kernel.backend, *general, v, rows),
+        ),
+    )
+
+
+def test_errors_name_the_argument():
+    x = torch.zeros(4, 2, 3)
+    filtered = ([0.5], [1.0])
+    cases = [
+        ({"reset": "trace"}, "trace_decay goes with"),
+        ({"trace_decay": 0.5}, "trace_decay goes with"),
+        ({"reset": "trace", "trace_decay": float("nan")}, "trace_decay must not be NaN"),
+        ({"gain": float("nan")}, "gain must not be NaN"),
+        ({"gain": torch.zeros(2)}, "gain must be 0-d"),
+        ({"synapse": ([float("nan")], [1.0])}, "synapse alpha must not be NaN"),
+        ({"synapse": ([0.1] * 3, [1.0])}, "synapse alpha has order 3"),
+        ({"synapse": ([0.1], [1.0] * 4)}, "synapse beta has order 3"),
+        ({"synapse": (torch.zeros(2, 1), [1.0])}, "synapse alpha must be"),
+        ({"state": State(synapse=torch.zeros(1, 2, 3))}, "state.synapse is set"),
+        ({"state": State(trace=torch.zeros(2, 3))}, "state.trace is set"),
+        ({"state": State(synapse=torch.zeros(2, 2, 3)), "synapse": filtered}, "state.synapse must"),
+    ]
+    for arguments, words in cases:
+        with pytest.raises(ValueError, match=words):
+            snnkernels.lif(x, **arguments)
+    for synapse in (3, ([0.5],), (1.0, 2.0, 3.0)):
+        with pytest.raises(TypeError, match="synapse must be None or a pair"):
+            snnkernels.lif(x, synapse=synapse)
+
+
+def test_the_papers_equations():
+    """Eq. 5a-e step by step in plain numbers."""
+    a, b, rho, theta = 0.9, 0.7, 0.6, 0.5
+    alpha, beta = (0.5, -0.1), (0.2, 0.8)
+    x = 0.5 + torch.randn(100, 1, dtype=torch.float64)
+    s, _ = snnkernels.lif(
+        x,
+        decay=a,
+        gain=b,
+        v_threshold=theta,
+        reset="trace",
+        trace_decay=rho,
+        synapse=(alpha, beta),
+    )
+    v = r = i1 = i2 = x1 = o = 0.0
+    for t, x_t in enumerate(x.flatten().tolist()):
+        i = alpha[0] * i1 + alpha[1] * i2 + beta[0] * x_t + beta[1] * x1
+        r = rho * r + o
+        v = a * v + b * i - theta * r
+        o = float(v >= theta)
+        assert s[t].item() == o
+        i1, i2, x1 = i, i1, x_t
+    assert 0 < s.mean() < 1
