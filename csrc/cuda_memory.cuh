@@ -219,15 +219,19 @@ SNN_DEVICE Pack<IO, VEC> load_step(const Rows& a, const char* p) {
   return Pack<IO, VEC>::load(p);
 }
 
-// The first `count` of N steps; the others are zero.
+// The first `count` of N steps; the others are zero. All of them is the case that is made fast.
 template <class IO, int VEC, bool RARE, int N>
 SNN_DEVICE void load_steps(Pack<IO, VEC> (&to)[N], const Rows& a, const char* p, int count) {
   const Int step = a.time * Int(sizeof(IO));
+  if (count >= N) {
 #pragma unroll
-  for (int k = 0; k < N; ++k) {
-    to[k] = Pack<IO, VEC>::zero();
-    if (k < count) to[k] = load_step<IO, VEC, RARE>(a, p);
-    p += step;
+    for (int k = 0; k < N; ++k) to[k] = load_step<IO, VEC, RARE>(a, p + k * step);
+  } else {
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      to[k] = Pack<IO, VEC>::zero();
+      if (k < count) to[k] = load_step<IO, VEC, RARE>(a, p + k * step);
+    }
   }
 }
 
