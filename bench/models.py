@@ -229,6 +229,7 @@ def main() -> None:
         "rows": rows,
         "rounds": len(runs["loop"]),
         "load_average": os.getloadavg(),
+        "environment": {k: v for k, v in os.environ.items() if k.startswith("OMP_")},
         "quartiles_ms": {k: [1e3 * q for q in statistics.quantiles(v)] for k, v in runs.items()},
         "logits_apart": apart,
     }
