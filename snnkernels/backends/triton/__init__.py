@@ -13,7 +13,13 @@ import triton
 from torch import Tensor
 
 from snnkernels.backends.triton.kernels import neuron_bwd_kernel, neuron_fwd_kernel
-from snnkernels.backends.triton.launches import CHECKPOINT_EVERY, Launch, Row, gpu_class, launches
+from snnkernels.backends.triton.launches import (
+    CHECKPOINT_EVERY,
+    Launch,
+    Row,
+    gpu_class,
+    launches_for,
+)
 from snnkernels.backends.triton.neuron import INTERPRETED
 from snnkernels.layout import Layout, Rows
 
@@ -44,6 +50,11 @@ def why_unavailable(device_type: str) -> str | None:
     return None if best >= (8, 0) else f"it needs compute capability 8.0 or newer, found {best}"
 
 
+def _in_rows(layout: Layout, block: int) -> bool:
+    """Whether programs keep to one row each: they do where that leaves few lanes idle."""
+    return layout.outer == 1 or -(-layout.inner // block) * block < 1.25 * layout.inner
+
+
 def _run(
     kernel,
     layout: Layout,
@@ -64,13 +75,13 @@ def _run(
         arguments: numbers and compile-time options by name.
         x: says on which device.
     """
-    tiles = -(-layout.inner // launch.block)
-    wide = layout.outer == 1 or tiles * launch.block < 1.25 * layout.inner
     walked = {name: rows or layout.out._replace(inner=1) for name, rows in walked.items()}
     sizes = [layout.inner, *(k for r in walked.values() for k in (r.outer, r.time))]
     align = 16 // x.element_size()
-    if not wide or any(size % align for size in sizes):
-        align = 1
+    if any(size % align for size in sizes) or not _in_rows(layout, launch.block):
+        align, launch = 1, launch.unaligned()
+    wide = _in_rows(layout, launch.block)
+    tiles = -(-layout.inner // launch.block)
     strides = {}
     for name, row in walked.items():
         strides[f"{name}_outer"], strides[f"{name}_time"] = row.outer // align, row.time // align
@@ -114,16 +125,16 @@ def _shared_arguments(options, numbers, decay, v_threshold) -> dict:
     }
 
 
-def _launches_for(layout: Layout, x: Tensor) -> Row:
+def _row(layout: Layout, x: Tensor) -> Row:
     kind = "interpreter" if INTERPRETED else gpu_class(x.device.index)
-    return launches(kind, layout.neurons, x.dtype)
+    return launches_for(kind, layout.neurons, x.dtype)
 
 
 def neuron_forward(
     layout, options, numbers, x, v, refractory, decay, v_threshold, *, s, state_out, h, checkpoints
 ) -> None:
     """Fill s, state_out, h and checkpoints; see ``csrc/snncore.h: NeuronForward``."""
-    launch = _launches_for(layout, x).forward
+    launch = _row(layout, x).forward
     _run(
         neuron_fwd_kernel,
         layout,
@@ -173,7 +184,7 @@ def neuron_backward(
     _run(
         neuron_bwd_kernel,
         layout,
-        _launches_for(layout, x).backward,
+        _row(layout, x).backward,
         dict(zip(("x", "ds", "dh", "out"), (*layout.inputs, layout.out), strict=True)),
         {
             "x": x,

@@ -1,5 +1,7 @@
 """How the kernels are cut into programs: a table by class of GPU, number of neurons and dtype."""
 
+from __future__ import annotations
+
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,6 +24,11 @@ class Launch(NamedTuple):
     warps: int
     ahead: int = CHECKPOINT_EVERY
 
+    def unaligned(self) -> Launch:
+        """For rows that allow no wide access: few neurons a thread, each has its own loads."""
+        per_thread = 1 if self.ahead >= CHECKPOINT_EVERY else 2
+        return self._replace(block=min(self.block, 32 * self.warps * per_thread))
+
 
 class Row(NamedTuple):
     """Launches from so many neurons on."""
@@ -35,31 +42,31 @@ class Row(NamedTuple):
 # that all multiprocessors have one, and more steps ahead, so that enough bytes are in flight.
 _HOPPER = {
     4: (
-        Row(1 << 18, Launch(512, 4, 8), Launch(256, 4)),
+        Row(1 << 18, Launch(512, 4, 8), Launch(512, 8)),
         Row(1 << 16, Launch(256, 4, 8), Launch(128, 4)),
         Row(1 << 14, Launch(128, 4, 16), Launch(64, 2)),
         Row(0, Launch(32, 1, 32), Launch(32, 1)),
     ),
     2: (
-        Row(1 << 18, Launch(1024, 4, 8), Launch(256, 4)),
+        Row(1 << 18, Launch(1024, 4, 8), Launch(512, 8)),
         Row(1 << 17, Launch(512, 4, 8), Launch(256, 4)),
         Row(1 << 16, Launch(256, 4, 16), Launch(128, 4)),
         Row(1 << 14, Launch(64, 2, 32), Launch(64, 2)),
         Row(0, Launch(32, 1, 32), Launch(32, 1)),
     ),
 }
-_ANY_SIZE = Launch(1024, 1, 4)
 LAUNCHES: dict[str, dict[int, tuple[Row, ...]]] = {
     "sm_80": _HOPPER,
     "sm_90": _HOPPER,
     "sm_100": _HOPPER,
     "gfx942": _HOPPER,
     "unknown": _HOPPER,
-    "interpreter": dict.fromkeys((2, 4), (Row(0, _ANY_SIZE, _ANY_SIZE),)),
+    # Its time goes by programs and operations, whatever their size.
+    "interpreter": dict.fromkeys((2, 4), (Row(0, Launch(1024, 32, 4), Launch(1024, 32)),)),
 }
 
 
-def launches(gpu_class: str, neurons: int, dtype: torch.dtype) -> Row:
+def launches_for(gpu_class: str, neurons: int, dtype: torch.dtype) -> Row:
     """The row of `LAUNCHES` for a call."""
     rows = LAUNCHES.get(gpu_class, LAUNCHES["unknown"])[dtype.itemsize]
     return next(row for row in rows if neurons >= row.neurons)

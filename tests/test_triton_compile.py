@@ -1,0 +1,101 @@
+"""The Triton kernels compile ahead of time, spill nothing, load ahead and fuse no products.
+
+All compilations run once, in a process of their own without TRITON_INTERPRET; they need no GPU.
+``python -m tests.test_triton_compile`` writes the file of instruction counts anew.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.triton_compile import AXES, BACKWARD_AXES, BUILDS, FORWARD_AXES
+
+ROOT = Path(__file__).parent.parent
+COUNTS = Path(__file__).parent / "data" / "triton_instructions.json"
+DIVIDING = (2, 3, 4, 5)  # surrogates with a division or an exponential
+NVIDIA = [name for name, build in BUILDS.items() if build.target != "gfx942"]
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
+
+
+def compile_all() -> dict[str, dict]:
+    """What each of `BUILDS` gave, by its name."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.triton_compile"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def reports():
+    return compile_all()
+
+
+def test_cover():
+    assert len(BUILDS) <= 60
+    for kernel, axes in (("forward", FORWARD_AXES), ("backward", BACKWARD_AXES)):
+        of_kernel = [build for build in BUILDS.values() if build.kernel == kernel]
+        for name in (*AXES, *axes):
+            assert {getattr(build, name) for build in of_kernel} >= set(axes[name])
+        assert any(build.target == "gfx942" for build in of_kernel)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_no_spills(name, reports):
+    assert reports[name]["spilled"] == 0, BUILDS[name]
+
+
+@pytest.mark.parametrize("name", NVIDIA)
+def test_products_are_rounded(name, reports):
+    build = BUILDS[name]
+    if build.kernel == "forward" or build.surrogate not in DIVIDING:
+        assert reports[name]["fma"] == 0, build
+
+
+@pytest.mark.parametrize("name", NVIDIA)
+def test_loads_come_before_stores(name, reports):
+    assert reports[name]["loads"] >= reports[name]["ahead"] > 1, BUILDS[name]
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_forward_reads_16_bytes_at_once(dtype, reports):
+    report = reports[f"forward-{dtype}-{1 << 20}"]
+    assert report["wide_loads"] == report["loads"] == report["ahead"]
+
+
+def test_instructions_do_not_grow(reports):
+    import triton
+
+    recorded = json.loads(COUNTS.read_text())
+    if not triton.__version__.startswith(recorded["triton"]):
+        pytest.skip(f"counts were taken with triton {recorded['triton']}, not {triton.__version__}")
+    grown = {
+        name: (report["per_step"], recorded["per_step"].get(name))
+        for name, report in reports.items()
+        if report["per_step"] > 1.1 * recorded["per_step"].get(name, 0.0)
+    }
+    assert not grown, f"instructions per neuron and step, now and recorded: {grown}"
+
+
+if __name__ == "__main__":
+    import triton
+
+    counts = {name: report["per_step"] for name, report in compile_all().items()}
+    recorded = {"triton": ".".join(triton.__version__.split(".")[:2]), "per_step": counts}
+    COUNTS.parent.mkdir(exist_ok=True)
+    COUNTS.write_text(json.dumps(recorded, indent=1) + "\n")
