@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snnkernels.losses import van_rossum_distance
-from snnkernels.synapses import exponential
+from snnkernels.synapses import IIRSynapse, exponential
 
 
 class Noise(NamedTuple):
@@ -23,11 +23,11 @@ class Noise(NamedTuple):
 
     deletion: float = 0.2
     jitter: float = 1.0
-    background: float = 0.01
+    background: float = 0.005
 
 
 def make_patterns(
-    patterns: int = 10, trains: int = 300, steps: int = 300, rate: float = 0.02, seed: int = 0
+    patterns: int = 10, trains: int = 300, steps: int = 300, rate: float = 0.05, seed: int = 0
 ) -> Tensor:
     """Random spike patterns `[patterns, T, trains]`, each bin a spike with probability ``rate``."""
     generator = torch.Generator().manual_seed(seed)
@@ -73,17 +73,26 @@ class AssociativeMemory(L.LightningModule):
     Args:
         network: `[T, N, trains]` to the same.
         tau: time constant of the loss's exponential filter, in steps. Default: 4.
-        lr: learning rate of Adam. Default: 1e-3.
+        lr: Adam's learning rate of the weights. Default: 1e-2.
+        filter_lr: the same of the synapses' coefficients, of which each acts on every spike of its
+            input: at the rate of the weights they undo what those learn. Default: 5e-4.
         backend: of the loss's filter. Default: "auto".
     """
 
     def __init__(
-        self, network: nn.Module, *, tau: float = 4.0, lr: float = 1e-3, backend: str = "auto"
+        self,
+        network: nn.Module,
+        *,
+        tau: float = 4.0,
+        lr: float = 1e-2,
+        filter_lr: float = 5e-4,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         self.network = network
         self.filter = exponential(tau)
         self.lr = lr
+        self.filter_lr = filter_lr
         self.backend = backend
 
     def distance(self, s: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -98,7 +107,13 @@ class AssociativeMemory(L.LightningModule):
         return self.distance(self.network(x), target)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)
+        synapses = [m for m in self.network.modules() if isinstance(m, IIRSynapse)]
+        filters = [p for m in synapses for p in m.parameters()]
+        taken = {id(p) for p in filters}
+        groups = [{"params": [p for p in self.parameters() if id(p) not in taken]}]
+        if filters:
+            groups.append({"params": filters, "lr": self.filter_lr})
+        return torch.optim.Adam(groups, lr=self.lr, fused=True)
 
     @torch.no_grad()
     def recall(self, x: Tensor, patterns: Tensor) -> tuple[Tensor, Tensor]:

@@ -229,7 +229,11 @@ def test_leaky_readout_goes_on_where_it_ended():
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"reset": "gentle"}, ValueError, "reset must be one of hard, soft, none, trace; got 'gentle'"),
+        (
+            {"reset": "gentle"},
+            ValueError,
+            "reset must be one of hard, soft, none, trace; got 'gentle'",
+        ),
         ({"surrogate": "triangle"}, TypeError, "surrogate.*Triangle.*'triangle'"),
         ({"record": "v"}, ValueError, "record must be None or 'h'; got 'v'"),
         ({"backend": "fast"}, ValueError, "backend must be 'auto' or one of.*'fast'"),

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=50, help="default 50")
     parser.add_argument("--early", type=int, default=5, help="epoch of the first picture")
     parser.add_argument("--batches", type=int, default=10, help="steps an epoch (default 10)")
-    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate (default 1e-3)")
+    parser.add_argument("--lr", type=float, default=1e-2, help="learning rate (default 1e-2)")
     parser.add_argument("--backend", default="auto", help="of filters and neurons (default auto)")
 
 
@@ -88,7 +88,10 @@ def run(args: argparse.Namespace) -> int:
 
     watch = Watch()
     loader = torch.utils.data.DataLoader(
-        NoisyPatterns(patterns, noise, args.batches, args.seed), batch_size=None
+        # Not the seed of the patterns: the same numbers would say which spikes there are and which
+        # of them are lost.
+        NoisyPatterns(patterns, noise, args.batches, args.seed + 1),
+        batch_size=None,
     )
     with quiet():
         trainer = L.Trainer(

@@ -30,7 +30,7 @@ class IIRNetwork(nn.Module):
         tau: of the potential, in steps. Default: 4.
         tau_trace: of the reset trace, in steps. Default: 4.
         learn_filters: train the synapses' coefficients. Default: True.
-        scale: of the initial weights, in units of 1 / sqrt(inputs). Default: 1.
+        scale: of the initial weights, in units of 1 / sqrt(inputs). Default: 2.
         surrogate: Default: ``Gaussian(0.5)``.
         backend: as in `LIF`. Default: "auto".
 
@@ -47,7 +47,7 @@ class IIRNetwork(nn.Module):
         tau: float = 4.0,
         tau_trace: float = 4.0,
         learn_filters: bool = True,
-        scale: float = 1.0,
+        scale: float = 2.0,
         surrogate: Surrogate | None = None,
         backend: str = "auto",
     ) -> None:
