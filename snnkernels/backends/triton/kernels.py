@@ -76,6 +76,12 @@ def coefficient(
 
 
 @triton.jit
+def where_also(mask, condition):
+    """A mask, where one condition for all holds; `&` of the two breaks Triton 3.9's interpreter."""
+    return tl.where(condition, mask, False)
+
+
+@triton.jit
 def load_row(pointer, first_m, lane, mask, BLOCK: tl.constexpr):
     """A row of the state, zero where it is absent."""
     if pointer is None:
@@ -93,7 +99,7 @@ def load_steps(pointer, t, steps, time, valid, COUNT: tl.constexpr, FULL: tl.con
         if FULL:
             row = tl.load(pointer, mask=valid, other=0.0)
         else:
-            row = tl.load(pointer, mask=valid & (t + k < steps), other=0.0)
+            row = tl.load(pointer, mask=where_also(valid, t + k < steps), other=0.0)
         rows = rows + (row,)
         pointer += time
     return rows
@@ -180,7 +186,7 @@ def neuron_fwd_kernel(
             for u in tl.static_range(U):
                 if phase == 0 or t + u < steps:
                     if K > 0 and u % K == 0:
-                        keep = valid & (t + u > 0) & ((t + u) % K == 0)
+                        keep = where_also(where_also(valid, t + u > 0), (t + u) % K == 0)
                         to = checkpoints + ((t + u) // K - 1) * (state_rows * neurons) + first_m
                         tl.store(to + lane, v, mask=keep)
                         if REFRACTORY:
@@ -301,13 +307,13 @@ def neuron_bwd_kernel(
                 dh_rows = load_steps(dh_at, t, steps, dh_time * ALIGN, valid, K, phase == 1)
 
             # The state before the chunk: where the call started, or a checkpoint.
-            v = load_row(v0, first_m, lane, valid & (c == 0), BLOCK)
+            v = load_row(v0, first_m, lane, where_also(valid, c == 0), BLOCK)
             kept = checkpoints + (c - 1) * (state_rows * neurons) + first_m
-            v = tl.where(c > 0, tl.load(kept + lane, mask=valid & (c > 0), other=0.0), v)
+            v = tl.where(c > 0, tl.load(kept + lane, mask=where_also(valid, c > 0), other=0.0), v)
             wait = zero
             if REFRACTORY:
-                wait = load_row(wait0, first_m, lane, valid & (c == 0), BLOCK)
-                kept_wait = tl.load(kept + neurons + lane, mask=valid & (c > 0), other=0.0)
+                wait = load_row(wait0, first_m, lane, where_also(valid, c == 0), BLOCK)
+                kept_wait = tl.load(kept + neurons + lane, mask=where_also(valid, c > 0), other=0.0)
                 wait = tl.where(c > 0, kept_wait, wait)
 
             start = v
