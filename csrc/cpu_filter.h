@@ -41,9 +41,13 @@ SNN_HD void advance(float** row, int count) {
   row[0] = newest;
 }
 
+// next: a row that will be read soon.
 template <class IO>
-SNN_HD void widen_row(float* to, const IO* from, int width) {
-  for (int j = 0; j < width; j += LANES) widen(from + j).store(to + j);
+SNN_HD void widen_row(float* to, const IO* from, const IO* next, int width) {
+  for (int j = 0; j < width; j += LANES) {
+    prefetch(next + j);
+    widen(from + j).store(to + j);
+  }
 }
 
 template <class IO, int TILE>
@@ -165,10 +169,10 @@ struct FilterForward {
   const float* lag(const float* state, int k) const { return state ? state + k * M : nullptr; }
 
   template <class IO>
-  const float* step(const IO* x_row) {
+  const float* step(const IO* x_row, const IO* x_next) {
     advance(x, tile.Q + 1);
     advance(f, tile.P + 1);
-    widen_row(x[0], x_row, tile.width);
+    widen_row(x[0], x_row, x_next, tile.width);
     tile.run(tile.P, tile.Q, tile.beta, x, tile.alpha, f + 1, f[0]);
     return f[0];
   }
@@ -209,12 +213,12 @@ struct FilterReplay {
       load_row(f_at(t0)[p + 1], outputs ? outputs + p * M : nullptr, m0, n);
     for (int k = 1; k <= tile.Q; ++k) {
       if (t0 >= k)
-        widen_row(x_at(t0)[k], input.row(t0 - k), tile.width);
+        widen_row(x_at(t0)[k], input.row(t0 - k), input.ahead(t0), tile.width);
       else
         load_row(x_at(t0)[k], state0 ? state0 + (tile.P + k - 1 - t0) * M : nullptr, m0, n);
     }
     for (int64_t t = t0; t < t1; ++t) {
-      widen_row(x_at(t)[0], input.row(t), tile.width);
+      widen_row(x_at(t)[0], input.row(t), input.ahead(smaller(t + AHEAD, t1 - 1)), tile.width);
       tile.run(tile.P, tile.Q, tile.beta, x_at(t), tile.alpha, f_at(t) + 1, f_at(t)[0]);
     }
   }

@@ -32,7 +32,8 @@ void forward_tile(const IirForward& a, int64_t o, int64_t i0, int n) {
   for (int64_t t = 0; t < q.T; ++t) {
     if (a.K && t && t % a.K == 0)
       filter.save(a.checkpoints + (t / a.K - 1) * a.filter.P * M, false);
-    write_row(f, t, filter.step(x.row(t)), filter.tile.width, large);
+    const float* f_row = filter.step(x.row(t), x.ahead(smaller(t + AHEAD, q.T - 1)));
+    write_row(f, t, f_row, filter.tile.width, large);
   }
   filter.save(a.state, true);
 }
@@ -63,7 +64,7 @@ void backward_tile(const IirBackward& a, int64_t o, int64_t i0, int n) {
     const int64_t t0 = c * K, t1 = smaller(q.T, t0 + K);
     if (learn) replay.run(t0, t1, c ? a.checkpoints + (c - 1) * P * M : nullptr, x);
     for (int64_t t = t1 - 1; t >= t0; --t) {
-      widen_row(adjoint.incoming, df.row(t), width);
+      widen_row(adjoint.incoming, df.row(t), df.ahead(t < AHEAD ? 0 : t - AHEAD), width);
       const float* g = adjoint.step(t);
       if (learn) {
         sums.add(0, g, replay.f_at(t) + 1, P);

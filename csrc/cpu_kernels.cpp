@@ -66,7 +66,7 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
       if (synapse) filter.save(to + q.synapse_row() * M, false);
     }
     const IO *x_row = x.row(t), *x_next = x.ahead(smaller(t + AHEAD, q.T - 1));
-    const float* i_row = synapse ? filter.step(x_row) : nullptr;
+    const float* i_row = synapse ? filter.step(x_row, x_next) : nullptr;
     IO* s_row = s.row(t);
     float* h_row = record ? h.row(t) : nullptr;
     const bool s_past = s.stream, h_past = record && h.stream;
