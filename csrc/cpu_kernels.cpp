@@ -11,7 +11,7 @@ namespace SNN_ISA {
 namespace {
 
 // A tile's rows fit the L1 cache (forward: v) or the L2 cache (backward: K rows of h).
-constexpr int FORWARD_TILE = 2048, BACKWARD_TILE = 1024;
+constexpr int FORWARD_TILE = 2048, BACKWARD_TILE = 2048;
 // With a synapse the rows of its filter come on top.
 constexpr int SYNAPSE_TILE = 512, FORWARD_FLOATS = 1 << 14, BACKWARD_FLOATS = 1 << 16;
 
@@ -339,7 +339,8 @@ int forward_width(const Problem& q) {
 
 int backward_width(const NeuronBackward& a) {
   const Problem& q = a.problem;
-  if (!q.has_synapse) return BACKWARD_TILE;
+  // Rows of 4 KB, whatever the type: shorter ones meet too many pages, longer ones leave the cache.
+  if (!q.has_synapse) return q.dtype == Dtype::float32 ? BACKWARD_TILE / 2 : BACKWARD_TILE;
   const int rows = FilterReplay::rows(q.synapse) + FilterAdjoint::rows(q.synapse) +
                    (a.dcoefficients_per_neuron ? TermSums::rows(q.synapse.P + q.synapse.Q + 1) : 0);
   return Pool<BACKWARD_FLOATS>::width(rows, SYNAPSE_TILE);

@@ -28,9 +28,9 @@ using Input = Sequence<const void*>;
 using Output = Sequence<void*>;  // inner is 1
 
 struct Coefficient {
-  const float* p;  // [count]; nullptr: value holds
-  int64_t count;   // 1, or C: one per channel
-  float value;
+  const float* p = nullptr;  // [count]; nullptr: value holds
+  int64_t count = 1;         // 1, or C: one per channel
+  float value = 0.0f;
 
   float shared() const { return p ? *p : value; }
 };
