@@ -6,7 +6,7 @@ import argparse
 import sys
 from importlib import import_module
 
-COMMANDS = ("demo", "fit", "associative", "info")
+COMMANDS = ("demo", "fit", "associative", "info", "tune")
 
 
 def main(arguments: list[str] | None = None) -> int:

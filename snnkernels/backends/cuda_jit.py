@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
-import tempfile
 import warnings
 from functools import lru_cache
 from importlib import resources
-from pathlib import Path
+
+from snnkernels.backends.cache import cache_folder, write_whole
 
 OLDEST_CUPY = (13, 0)
 OPTIONS = ("--std=c++17", "--fmad=false")
@@ -90,12 +89,6 @@ def compile_kernel(kernel: str, architecture: str) -> tuple[str, bytes]:
         nvrtc.destroyProgram(program)
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: ``$XDG_CACHE_HOME/snnkernels``, or below ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "snnkernels"
-
-
 def cached_kernel(kernel: str, architecture: str) -> tuple[str, bytes]:
     """`compile_kernel`, kept on disk. A cache that cannot be written is a warning, no error."""
     from cupy_backends.cuda.libs import nvrtc
@@ -111,10 +104,7 @@ def cached_kernel(kernel: str, architecture: str) -> tuple[str, bytes]:
         pass  # not there yet
     name, code = compile_kernel(kernel, architecture)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(name.encode() + b"\n" + code)
-        os.replace(file.name, path)  # readers see all of it or nothing
+        write_whole(path, name.encode() + b"\n" + code)
     except OSError as error:
         warnings.warn(
             f"the cache of compiled CUDA kernels cannot be written ({error}): every process "

@@ -1,7 +1,8 @@
 """Backend "triton": the kernels for GPUs, and in Triton's interpreter for CPU tensors.
 
 The equations stand in ``neuron.py``, the kernels in ``kernels.py``, how they are cut into programs
-in ``launches.py``; here is the way from tensors to a launch.
+in ``launches.py``, or as ``tuning.py`` measured it and ``stored.py`` kept it; here is the way from
+tensors to a launch.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from snnkernels.backends.triton.launches import (
     launches_for,
 )
 from snnkernels.backends.triton.neuron import INTERPRETED
+from snnkernels.backends.triton.stored import stored_row
 from snnkernels.layout import Layout, Rows
 
 __all__ = ["CHECKPOINT_EVERY", "neuron_backward", "neuron_forward", "why_unavailable"]
@@ -126,15 +128,34 @@ def _shared_arguments(options, numbers, decay, v_threshold) -> dict:
 
 
 def _row(layout: Layout, x: Tensor) -> Row:
-    kind = "interpreter" if INTERPRETED else gpu_class(x.device.index)
-    return launches_for(kind, layout.neurons, x.dtype)
+    if INTERPRETED:
+        return launches_for("interpreter", layout.neurons, x.dtype)
+    kind = gpu_class(x.device.index)
+    stored = stored_row(x.device.index, layout.neurons, x.dtype)
+    return stored or launches_for(kind, layout.neurons, x.dtype)
 
 
 def neuron_forward(
-    layout, options, numbers, x, v, refractory, decay, v_threshold, *, s, state_out, h, checkpoints
+    layout,
+    options,
+    numbers,
+    x,
+    v,
+    refractory,
+    decay,
+    v_threshold,
+    *,
+    s,
+    state_out,
+    h,
+    checkpoints,
+    launch: Launch | None = None,
 ) -> None:
-    """Fill s, state_out, h and checkpoints; see ``csrc/snncore.h: NeuronForward``."""
-    launch = _row(layout, x).forward
+    """Fill s, state_out, h and checkpoints; see ``csrc/snncore.h: NeuronForward``.
+
+    ``launch`` is for measurements. Default: what `launches` or `stored` says.
+    """
+    launch = launch or _row(layout, x).forward
     _run(
         neuron_fwd_kernel,
         layout,
@@ -175,8 +196,12 @@ def neuron_backward(
     dv0,
     ddecay,
     dv_threshold,
+    launch: Launch | None = None,
 ) -> None:
-    """Fill the gradients that are not None; see ``csrc/snncore.h: NeuronBackward``."""
+    """Fill the gradients that are not None; see ``csrc/snncore.h: NeuronBackward``.
+
+    ``launch`` as for `neuron_forward`.
+    """
     sums = [
         None if g is None else torch.empty(layout.neurons, dtype=torch.float32, device=x.device)
         for g in (ddecay, dv_threshold)
@@ -184,7 +209,7 @@ def neuron_backward(
     _run(
         neuron_bwd_kernel,
         layout,
-        _row(layout, x).backward,
+        launch or _row(layout, x).backward,
         dict(zip(("x", "ds", "dh", "out"), (*layout.inputs, layout.out), strict=True)),
         {
             "x": x,

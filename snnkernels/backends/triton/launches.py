@@ -69,6 +69,11 @@ LAUNCHES: dict[str, dict[int, tuple[Row, ...]]] = {
 def launches_for(gpu_class: str, neurons: int, dtype: torch.dtype) -> Row:
     """The row of `LAUNCHES` for a call."""
     rows = LAUNCHES.get(gpu_class, LAUNCHES["unknown"])[dtype.itemsize]
+    return row_for(rows, neurons)
+
+
+def row_for(rows: tuple[Row, ...], neurons: int) -> Row:
+    """The row for so many neurons."""
     return next(row for row in rows if neurons >= row.neurons)
 
 
