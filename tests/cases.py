@@ -131,6 +131,9 @@ class Neuron:
         return {name: getattr(self, name) for name in names}
 
 
+# Options of `snnkernels.lif` beyond the plain neuron; tests/test_general.py has their cases.
+GENERAL_OPTIONS = {"synapse", "gain", "trace_decay"}
+
 NEURONS = {
     "default": Neuron(),
     "detached": Neuron(detach_reset=True, v_reset=-0.1),

@@ -10,6 +10,7 @@ import torch
 import snnkernels
 from snnkernels import Rectangle, State, Triangle, reference
 from snnkernels.backends import load
+from tests.cases import GENERAL_OPTIONS
 from tests.compare import EPS, assert_same
 from tests.targets import TARGETS
 
@@ -284,3 +285,11 @@ def test_the_papers_equations():
         assert s[t].item() == o
         i1, i2, x1 = i, i1, x_t
     assert 0 < s.mean() < 1
+
+
+def test_parts_cover_every_option():
+    given = set()
+    for orders, per_channel, gain, _, _ in PARTS:
+        for reset in RESETS:
+            given |= set(make(SHAPE, orders, per_channel, gain, reset)[1])
+    assert (GENERAL_OPTIONS - {"synapse"}) | {"alpha", "beta"} <= given
