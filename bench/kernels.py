@@ -315,6 +315,9 @@ def main() -> None:
     for name, reason in missing.items():
         print(f"left out: {name} ({reason}; `make peers` installs it)", flush=True)
     results = {"calls_us": time_calls(), "missing": missing, "cases": []}
+    command = " ".join(["python bench/kernels.py", *sys.argv[1:]])
+    about = machine()
+    head = f"`{command}` on {about['cpu']}, {about['threads']} threads, commit {about['commit']}"
     for case in BENCH_CASES:
         if arguments.quick and case.neurons > 1 << 17:
             continue
@@ -322,11 +325,8 @@ def main() -> None:
         print(f"T={case.steps} N={case.neurons} {case.dtype} ...", flush=True)
         results["cases"].append(measure(case, arguments.seconds, compiled))
         gc.collect()
-    command = "python bench/kernels.py" + (" --quick" if arguments.quick else "")
-    path = save("kernels", command, results, arguments.out)
-    about = machine()
-    text = f"`{command}` on {about['cpu']}, {about['threads']} threads, commit {about['commit']}"
-    path.with_suffix(".md").write_text(f"{text}\n\n{tables(results)}")
+        path = save("kernels", command, results, arguments.out)  # what is there outlives Ctrl-C
+        path.with_suffix(".md").write_text(f"{head}\n\n{tables(results)}")
     print(f"\n{tables(results)}\n{path}")
 
 
