@@ -36,7 +36,7 @@ from snnkernels.state import State  # noqa: E402
 from tests.cases import BENCH_CASES, BenchCase, Inputs  # noqa: E402
 from tests.compare import assert_same  # noqa: E402
 
-INDEXED_LIMIT = 1 << 24  # neuron-steps from where the quadratic loop is not waited for
+INDEXED_LIMIT = 1 << 21  # neuron-steps from where the quadratic loop is not waited for
 
 
 def lif(x: Tensor, case: BenchCase, inputs: Inputs, backend: str) -> tuple[Tensor, State]:
@@ -307,6 +307,7 @@ def tables(results: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="only cases up to 131 k neurons")
+    parser.add_argument("--neurons", type=int, nargs="+", help="only cases of these sizes")
     parser.add_argument("--seconds", type=float, default=6.0, help="per group of runs")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--out", type=Path, default=None, help="folder for JSON and table")
@@ -320,6 +321,8 @@ def main() -> None:
     head = f"`{command}` on {about['cpu']}, {about['threads']} threads, commit {about['commit']}"
     for case in BENCH_CASES:
         if arguments.quick and case.neurons > 1 << 17:
+            continue
+        if arguments.neurons and case.neurons not in arguments.neurons:
             continue
         compiled = not arguments.no_compile and (case.steps, case.neurons) == (64, 1 << 17)
         print(f"T={case.steps} N={case.neurons} {case.dtype} ...", flush=True)
