@@ -1,7 +1,7 @@
 """Time the neuron kernels: against the memory's speed, the naive loop, and other libraries.
 
-    python bench/kernels.py            # all cases of tests/cases.py, about ten minutes on two cores
-    python bench/kernels.py --quick    # the smaller ones, a minute
+    python bench/kernels.py            # all cases of tests/cases.py
+    python bench/kernels.py --quick    # those up to 131 k neurons
 
 Per case: the kernels alone on buffers that were written before, beside a copy (read one, write
 one) and a triad (read two, write one) of the same size by the same stores; then the op as a user
