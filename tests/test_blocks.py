@@ -75,6 +75,14 @@ def test_bntt_is_one_batch_norm_per_step(memory, block, zero, monkeypatch):
     torch.testing.assert_close(layer.running_var, torch.stack([n.running_var for n in norms]))
 
 
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
+def test_bntt_has_the_bits_of_one_batch_norm_per_step(memory):
+    layer = make_bntt(16).float()
+    x = sequence((5, 4, 16, 8, 8), memory, torch.float32)
+    want = [n.float()(x_t) for n, x_t in zip(per_step_norms(layer), x, strict=True)]
+    assert torch.equal(layer(x), torch.stack(want))
+
+
 @pytest.mark.parametrize("memory", FORMATS)
 def test_bntt_in_evaluation(memory):
     layer = make_bntt().eval()

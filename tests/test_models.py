@@ -232,8 +232,16 @@ def test_a_constant_image_passes_the_first_convolution_once():
     torch.testing.assert_close(twin(torch.stack([image] * 5)), out, rtol=1e-4, atol=1e-4)
 
 
+def test_s_resnet_gives_the_logits_of_the_loop_in_float32():
+    # Both in channels_last: a convolution adds up in another order where the format is another, and
+    # a potential at the threshold then falls on the other side of it.
+    net = models.create("s_resnet14", filters=16, steps=10)
+    data = batch(4)
+    logits = train_step(net, *data)
+    torch.testing.assert_close(logits, train_step(StepLoop(net), *data), rtol=0, atol=1e-4)
+
+
 def test_s_resnet_is_the_loop_over_time_of_the_paper():
-    # In float64, since in float32 a potential at the threshold may fall on either side of it.
     net = models.create("s_resnet14", filters=4, steps=6, backend="torch").double()
     loop = StepLoop(net).double()
     images, labels = batch(3, dtype=torch.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from snnkernels.models.blocks import check_whole, is_constant
+from snnkernels.models.blocks import check_whole
 
 # Values per block of steps on a CPU: what one pass leaves in the cache, the next one finds there.
 _BLOCK = 1 << 19
@@ -23,34 +23,57 @@ def _per_step(value: Tensor, ndim: int) -> Tensor:
     return value[:, None, :].reshape(value.shape[0], 1, value.shape[1], *(1,) * (ndim - 3))
 
 
+def _normalise_step(
+    x: Tensor, weight: Tensor, out: Tensor, mean: Tensor, rstd: Tensor, eps: float
+) -> None:
+    """Fill out, mean and rstd of one step, x `[N, C, *]`."""
+    results = out, mean, rstd
+    arguments = (weight, None, None, None, True, 0.0, eps)
+    channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    if x.is_contiguous() or channels_last:
+        names = ("out", "save_mean", "save_invstd")
+        torch.ops.aten.native_batch_norm.out(
+            x, *arguments, **dict(zip(names, results, strict=True))
+        )
+    else:  # in other strides it is wrong where it writes into given tensors
+        for to, result in zip(results, torch.native_batch_norm(x, *arguments), strict=True):
+            to.copy_(result)
+
+
 class _NormaliseSteps(torch.autograd.Function):
     """out = weight (x - mean) / sqrt(var + eps), with mean and variance per step and channel.
 
-    On a CPU the backward pass works from the output, which the neuron that follows keeps anyway:
-    (x - mean) / sqrt(var + eps) is out / weight (Rota Bulò et al. 2018). That needs a look at the
-    weights, for which a GPU would have to stop, so there x is kept; and x is kept where a weight
-    is 0.
+    On a CPU every step goes through PyTorch's batch norm, so that the bits are those of one
+    `torch.nn.BatchNorm2d` per step in the same memory format. The backward pass there works from
+    the output, which the neuron that follows keeps anyway: (x - mean) / sqrt(var + eps) is out /
+    weight (Rota Bulò et al. 2018). That needs a look at the weights, for which a GPU would have to
+    stop, so there x is kept; and x is kept where a weight is 0.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        dims = (1, *range(3, x.ndim))
         exact = torch.promote_types(x.dtype, torch.float32)
         out = torch.empty_like(x)
         mean = torch.empty(x.shape[0], x.shape[2], dtype=exact, device=x.device)
-        var = torch.empty_like(mean)
-        for part in _blocks(x):
-            centre = x[part].mean(dims, keepdim=True, dtype=exact)
-            centred = x[part] - centre
-            mean[part], var[part] = centre.view_as(mean[part]), (centred * centred).mean(dims)
-            scale = weight[part] * (var[part] + eps).rsqrt()
-            torch.mul(centred, _per_step(scale, x.ndim), out=out[part])
-        invertible = x.device.type == "cpu" and bool(weight.all())
-        ctx.save_for_backward(out if invertible else x, mean, (var + eps).rsqrt(), weight)
+        rstd = torch.empty_like(mean)
+        on_cpu = x.device.type == "cpu"
+        if on_cpu:
+            scale = weight.to(exact)
+            for step in zip(x, scale, out, mean, rstd, strict=True):
+                _normalise_step(*step, eps)
+        else:
+            dims = (1, *range(3, x.ndim))
+            centre = x.mean(dims, keepdim=True, dtype=exact)
+            centred = x - centre
+            mean.copy_(centre.view_as(mean))
+            rstd.copy_(((centred * centred).mean(dims) + eps).rsqrt())
+            torch.mul(centred, _per_step(weight * rstd, x.ndim), out=out)
+        invertible = on_cpu and bool(weight.all())
+        ctx.save_for_backward(out if invertible else x, mean, rstd, weight)
         ctx.invertible = invertible
-        ctx.mark_non_differentiable(mean, var)
+        ctx.mark_non_differentiable(mean, rstd)
         ctx.set_materialize_grads(False)
-        return out, mean, var
+        return out, mean, rstd
 
     @staticmethod
     def backward(ctx, dout: Tensor | None, *_):
@@ -132,18 +155,11 @@ class BNTT(nn.Module):
                 f"x must have more than one value per step and channel in training, not {samples}: "
                 f"got {list(x.shape)}"
             )
-        if is_constant(x):
-            ones = torch.ones_like(weight[:1])
-            normal, mean, var = _NormaliseSteps.apply(x[:1], ones, self.eps)
-            out = (normal * _per_step(weight, x.ndim)).to(x.dtype)
-        else:
-            out, mean, var = _NormaliseSteps.apply(x, weight, self.eps)
+        out, mean, rstd = _NormaliseSteps.apply(x, weight, self.eps)
         with torch.no_grad():
-            for running, new in (
-                (self.running_mean, mean),
-                (self.running_var, var * (samples / (samples - 1))),
-            ):
-                running[:steps].lerp_(new.to(running.dtype).expand(steps, -1), self.momentum)
+            var = (rstd**-2 - self.eps) * (samples / (samples - 1))  # unbiased
+            for running, new in ((self.running_mean, mean), (self.running_var, var)):
+                running[:steps].lerp_(new.to(running.dtype), self.momentum)
         return out
 
     def extra_repr(self) -> str:
