@@ -5,9 +5,10 @@
 
 In this order, as long as time lasts, and each step saved when it is done: the tests marked gpu;
 compute-sanitizer over small calls; the copy ceiling; forward and backward of every backend over
-neurons and steps; the loops and libraries that people use; the convolution rates of cuDNN. Kernels
-are timed alone, on given buffers, from a CUDA graph that goes through several sets of them, so that
-neither launches nor the cache count. A backend that does not equal eager PyTorch is not timed.
+neurons and steps; the loops and libraries that people use; a training step of S-ResNet38
+(bench/models.py, with a JSON of its own); the convolution rates of cuDNN. Kernels are timed alone,
+on given buffers, from a CUDA graph that goes through several sets of them, so that neither launches
+nor the cache count. A backend that does not equal eager PyTorch is not timed.
 """
 
 from __future__ import annotations
@@ -144,6 +145,15 @@ def run_sanitizer(run: Run, out: Path) -> dict:
             command = [tool, "--tool", check, "--error-exitcode", "9", *command]
         found[check] = _logged(command, out / f"{check}.txt", min(90, run.remaining() / 4))
     return found
+
+
+def run_models(run: Run, out: Path) -> dict:
+    """The training step of S-ResNet38 at the paper's batch of 21, against the loops over time."""
+    size = ["--device", "cuda", "--batch", "21", "--seconds", "10"]
+    if run.rehearse:
+        size = ["--batch", "2", "--seconds", "0", "--options", '{"steps": 2, "filters": 2}']
+    command = [sys.executable, "bench/models.py", *size, "--out", str(out.resolve())]
+    return _logged(command, out / "models.txt", min(120, run.remaining() / 2))
 
 
 def _logged(command: list[str], log: Path, seconds: float) -> dict:
@@ -354,6 +364,7 @@ def main() -> int:
         "copy": ceilings,
         "sweep": lambda: sweep(run, ceiling[0]),
         "baselines": lambda: baselines(run),
+        "models": lambda: run_models(run, arguments.out),
         "convolutions": lambda: convolutions(run),
     }
     for step, work in steps.items():
