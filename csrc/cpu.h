@@ -1,4 +1,5 @@
-// The kernels of cpu_kernels.cpp and cpu_iir.cpp, one namespace per instruction set.
+// The kernels of cpu_forward.cpp, cpu_backward.cpp and cpu_iir.cpp, one namespace per instruction
+// set.
 #pragma once
 
 #include "snncore.h"

@@ -126,6 +126,25 @@ SNN_HD F wait_after(F wait, M s, F period) {
   return select(s, period, select(left < zero, zero, left));
 }
 
+// What a potential far from the threshold costs (Stöckl, fig. 5.8): the square of what |h - middle|
+// has over the tolerance, the middle lying `shift` above the threshold.
+template <class F>
+SNN_HD F beyond(F offset, F tolerance) {
+  const F zero(0.0f), excess = absolute(offset) - tolerance;
+  return select(excess <= zero, zero, excess);
+}
+template <class F>
+SNN_HD F penalty(F h, F theta, F tolerance, F shift) {
+  const F excess = beyond(h - (theta + shift), tolerance);
+  return excess * excess;
+}
+// Its derivative by h; that by theta is the same with the other sign.
+template <class F>
+SNN_HD F penalty_grad(F h, F theta, F tolerance, F shift) {
+  const F offset = h - (theta + shift);
+  return select(offset < F(0.0f), F(-2.0f), F(2.0f)) * beyond(offset, tolerance);
+}
+
 // One step of the adjoint: from gradients on s[t], h[t] and v[t] to those on x[t] and v[t-1].
 template <class F>
 struct StepBack {

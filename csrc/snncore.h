@@ -72,10 +72,12 @@ struct Problem : Walk {
   Coefficient trace_decay;             // where reset is trace
   bool has_synapse;                    // the filter stands before the gain
   Filter synapse;
-  Input x;              // dtype
-  const float* v0;      // [M] before the first step; nullptr: zero
-  const float* wait0;   // [M] steps still to wait; nullptr: zero
-  const float* trace0;  // [M]; nullptr: zero
+  Input x;                  // dtype
+  const float* v0;          // [M] before the first step; nullptr: zero
+  const float* wait0;       // [M] steps still to wait; nullptr: zero
+  const float* trace0;      // [M]; nullptr: zero
+  bool regularise = false;  // sum up the penalty on the potentials
+  float tolerance = 0.0f, shift = 0.0f;
 
   // The rows of a state that is kept: v, then these where they are used.
   int64_t wait_row() const { return 1; }
@@ -94,6 +96,7 @@ struct NeuronForward {
                              // the synapse its outputs alone
   float* trace = nullptr;    // [M], where reset is trace
   float* synapse = nullptr;  // [P + Q, M], where there is one
+  float* penalty = nullptr;  // [M] summed over time, where regularise
 };
 
 struct NeuronBackward {
@@ -113,6 +116,7 @@ struct NeuronBackward {
   float* dgain_per_neuron = nullptr;
   float* dtrace_decay_per_neuron = nullptr;
   float* dcoefficients_per_neuron = nullptr;  // [P + Q + 1, M]: of the synapse's alpha, then beta
+  const float* dpenalty = nullptr;  // one value, on the sum of every neuron; nullptr: zero
 };
 
 void neuron_forward(const NeuronForward& call);

@@ -60,8 +60,9 @@ snn::Filter filter(const Filter& a) {
 }
 
 // What the plain neuron does without: gain, decay of the trace, synapse, trace before the first
-// step.
-using General = std::tuple<Coefficient, Coefficient, std::optional<Filter>, Address>;
+// step, tolerance and shift of the regulariser.
+using General = std::tuple<Coefficient, Coefficient, std::optional<Filter>, Address,
+                           std::optional<std::array<double, 2>>>;
 
 snn::Problem problem(const Shape& shape, const Options& options, const Numbers& numbers,
                      const Coefficient& decay, const Coefficient& v_threshold, const Rows& x,
@@ -90,13 +91,19 @@ snn::Problem problem(const Shape& shape, const Options& options, const Numbers& 
   q.has_synapse = std::get<2>(general).has_value();
   if (q.has_synapse) q.synapse = filter(*std::get<2>(general));
   q.trace0 = at<const float>(std::get<3>(general));
+  q.regularise = std::get<4>(general).has_value();
+  if (q.regularise) {
+    q.tolerance = static_cast<float>((*std::get<4>(general))[0]);
+    q.shift = static_cast<float>((*std::get<4>(general))[1]);
+  }
   return q;
 }
 
 void forward(const Shape& shape, const Options& options, const Numbers& numbers,
              const Coefficient& decay, const Coefficient& v_threshold, const Rows& x,
              const State& state, int threads, const General& general, const Rows& s, const Rows& h,
-             const State& state_out, Address checkpoints, Address trace, Address synapse) {
+             const State& state_out, Address checkpoints, Address trace, Address synapse,
+             Address penalty) {
   snn::NeuronForward a{};
   a.problem = problem(shape, options, numbers, decay, v_threshold, x, state, threads, general);
   a.s = output(s);
@@ -106,6 +113,7 @@ void forward(const Shape& shape, const Options& options, const Numbers& numbers,
   a.checkpoints = at<float>(checkpoints);
   a.trace = at<float>(trace);
   a.synapse = at<float>(synapse);
+  a.penalty = at<float>(penalty);
   py::gil_scoped_release release;
   snn::neuron_forward(a);
 }
@@ -116,7 +124,7 @@ void backward(const Shape& shape, const Options& options, const Numbers& numbers
               const Rows& ds, const Rows& dh, Address dv, const Rows& dx, Address dv0,
               Address ddecay, Address dv_threshold, Address dtrace, Address dsynapse,
               Address dtrace0, Address dsynapse0, Address dgain, Address dtrace_decay,
-              Address dcoefficients) {
+              Address dcoefficients, Address dpenalty) {
   snn::NeuronBackward a{};
   a.problem = problem(shape, options, numbers, decay, v_threshold, x, state, threads, general);
   a.checkpoints = at<const float>(checkpoints);
@@ -134,6 +142,7 @@ void backward(const Shape& shape, const Options& options, const Numbers& numbers
   a.dgain_per_neuron = at<float>(dgain);
   a.dtrace_decay_per_neuron = at<float>(dtrace_decay);
   a.dcoefficients_per_neuron = at<float>(dcoefficients);
+  a.dpenalty = at<const float>(dpenalty);
   py::gil_scoped_release release;
   snn::neuron_backward(a);
 }

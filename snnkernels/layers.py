@@ -135,6 +135,9 @@ class LIF(StatefulLayer):
             `[channels, lags]`, see `snnkernels.lif`. Default: None.
         gain: factor on the (filtered) input, a number or one value per channel. Default: 1.
         trace_decay: with ``reset="trace"``, a number or one value per channel. Default: None.
+        regulariser: (tolerance, shift) of the penalty on potentials, see `snnkernels.lif`. Each
+            forward pass leaves it in ``penalty``, a scalar with a gradient, which
+            `snnkernels.losses.layer_penalties` sums up over a network. Default: None.
         backend: "auto" or a name, see `snnkernels.available_backends`. Default: "auto".
         learn_decay: make decay a parameter. Default: False.
         learn_threshold: make v_threshold a parameter. Default: False.
@@ -170,6 +173,7 @@ class LIF(StatefulLayer):
         synapse: tuple[Tensor | Sequence[float], Tensor | Sequence[float]] | None = None,
         gain: float | Tensor = 1.0,
         trace_decay: float | Tensor | None = None,
+        regulariser: tuple[float, float] | None = None,
         backend: str = "auto",
         learn_decay: bool = False,
         learn_threshold: bool = False,
@@ -203,9 +207,12 @@ class LIF(StatefulLayer):
             "refractory": refractory,
             "surrogate": surrogate,
             "record": record,
+            "regulariser": regulariser,
             "backend": backend,
         }
+        self.penalty: Tensor | None = None
         self(torch.zeros(0, 1, channels or 1))  # an unknown option is an error here, not later
+        self.penalty = None
         if self.has_synapse:
             self._warn_if_unstable(self.alpha)
 
@@ -240,7 +247,7 @@ class LIF(StatefulLayer):
 
     def _run(self, x: Tensor, carry: bool) -> Tensor | tuple[Tensor, Tensor]:
         start = self._start(x.shape[1:]) if carry else None
-        s, state, *h = lif(
+        s, state, *more = lif(
             x,
             start,
             decay=self.decay,
@@ -252,7 +259,12 @@ class LIF(StatefulLayer):
         )
         if carry and x.shape[0]:
             self.state = state
-        return (s, *h) if h else s
+        if self.options["regulariser"] is not None:
+            self.penalty = more.pop()
+        return (s, *more) if more else s
+
+    def __getstate__(self) -> dict:
+        return {**super().__getstate__(), "penalty": None}
 
     def extra_repr(self) -> str:
         shown = {"channels": self.channels, **self.options}
@@ -260,7 +272,13 @@ class LIF(StatefulLayer):
             value = getattr(self, name)
             shown[name] = "learned" if isinstance(value, nn.Parameter) else value
         defaults = {"channels": None, "v_reset": 0.0, "detach_reset": False, "refractory": 0}
-        defaults |= {"record": None, "backend": "auto", "gain": 1.0, "trace_decay": None}
+        defaults |= {
+            "record": None,
+            "regulariser": None,
+            "backend": "auto",
+            "gain": 1.0,
+            "trace_decay": None,
+        }
         if self.has_synapse:
             shown["synapse"] = "learned" if isinstance(self.alpha, nn.Parameter) else "fixed"
         return ", ".join(

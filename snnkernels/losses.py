@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from snnkernels.filter_ops import check_filter, iir
+from snnkernels.layers import LIF
+from snnkernels.reference import mean_penalty
 
 
 def spike_count_cross_entropy(s: Tensor, labels: Tensor) -> Tensor:
@@ -130,11 +132,15 @@ def potential_regulariser(
 
     .. math:: \operatorname{mean} \max(0, |h - (\theta + \text{shift})| - \text{tolerance})^2
 
+    Of potentials that are there, as ``record="h"`` returns them. Where they are wanted for nothing
+    else, ``regulariser=(tolerance, shift)`` of `snnkernels.lif` or `snnkernels.LIF` computes the
+    same on the way and stores none of them; `layer_penalties` sums it up over a network.
+
     Its weight in the loss is 5 to 10 in the thesis, with tolerance 0.012 (WSCNN), or 0.01 and shift
     -0.008 (RSCNN), at a threshold of 0.01.
 
     Args:
-        h: potentials before firing `[T, N, *]`, as ``record="h"`` returns them.
+        h: potentials before firing `[T, N, *]`.
         v_threshold: a number, or one value per channel `[C]` (C = ``h.shape[2]``).
         tolerance: half the width of the interval without loss, in the units of h.
         shift: how far the middle of that interval lies above the threshold. Default: 0.
@@ -147,6 +153,33 @@ def potential_regulariser(
     """
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be >= 0; got {tolerance!r}")
-    if isinstance(v_threshold, Tensor) and v_threshold.ndim:
-        v_threshold = v_threshold.view(-1, *(1,) * (h.ndim - 3))
-    return functional.relu((h - (v_threshold + shift)).abs() - tolerance).square().mean()
+    return mean_penalty(h, v_threshold, float(tolerance), float(shift))
+
+
+def layer_penalties(model: nn.Module) -> Tensor:
+    """The potential regularisers of a network, summed over its layers.
+
+    Args:
+        model: holds `snnkernels.LIF` layers with ``regulariser=(tolerance, shift)``, each of which
+            kept the penalty of its last forward pass.
+
+    Returns:
+        A scalar, to be added to the loss with a weight.
+
+    Raises:
+        ValueError: no layer has a regulariser, or none has run.
+
+    Example:
+        >>> import torch, snnkernels
+        >>> from snnkernels.losses import layer_penalties
+        >>> layer = snnkernels.LIF(regulariser=(0.2, 0.0))
+        >>> _ = layer(torch.zeros(3, 1, 4))
+        >>> round(layer_penalties(layer).item(), 4)
+        0.64
+    """
+    penalties = [m.penalty for m in model.modules() if isinstance(m, LIF) and m.penalty is not None]
+    if not penalties:
+        raise ValueError(
+            "model must hold LIF layers with regulariser=(tolerance, shift) that have run; got none"
+        )
+    return torch.stack(penalties).sum()

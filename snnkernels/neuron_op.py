@@ -32,10 +32,15 @@ class Options(NamedTuple):
     checkpoint_every: int = 0  # 0: nothing is kept for a backward pass
     record_h: int = 0
     wanted: int = 0  # backward: sum of the WANT_* below
+    regularise: int = 0  # the penalty on potentials is summed up
 
     @property
     def state_rows(self) -> int:
-        """Rows of a state that is kept, beside those of a synapse: v, refractory, trace."""
+        """Rows of a state that is kept, beside those of a synapse: v, refractory, trace.
+
+        The forward op's ``state`` has them first, then the rows of the synapse, and where the
+        neuron is regularised one more, the last: each neuron's sum over time of the penalty.
+        """
         return 1 + (self.refractory > 0) + (self.reset == _TRACE)
 
 
@@ -49,6 +54,8 @@ class Numbers(NamedTuple):
     surrogate_q: float = 0.0
     gain: float = 1.0
     trace_decay: float = 0.0
+    tolerance: float = 0.0  # of the regulariser
+    shift: float = 0.0
 
 
 class General(NamedTuple):
@@ -63,6 +70,7 @@ class General(NamedTuple):
         synapse: its state before the first step, `[P + Q, N, *]`.
         dtrace: backward: gradient on the trace after the last step.
         dsynapse: backward: gradient on the synapse's state after it.
+        dpenalty: backward: gradient on every neuron's sum of the penalty, one float32 value.
     """
 
     gain: Tensor | None = None
@@ -73,6 +81,7 @@ class General(NamedTuple):
     synapse: Tensor | None = None
     dtrace: Tensor | None = None
     dsynapse: Tensor | None = None
+    dpenalty: Tensor | None = None
 
     @property
     def outputs(self) -> int:
@@ -93,7 +102,7 @@ WANT_GENERAL = WANT_GAIN, WANT_TRACE_DECAY, WANT_ALPHA, WANT_BETA, WANT_TRACE, W
 def is_general(options: Options, numbers: Numbers, general: tuple) -> bool:
     """Whether a call needs more of a backend than the plain LIF."""
     has_part = any(part is not None for part in general)
-    return has_part or options.reset == _TRACE or numbers.gain != 1.0
+    return has_part or options.reset == _TRACE or numbers.gain != 1.0 or bool(options.regularise)
 
 
 def _forward_buffers(x, v, refractory, decay, v_threshold, options, numbers, backend, *general):
@@ -101,7 +110,7 @@ def _forward_buffers(x, v, refractory, decay, v_threshold, options, numbers, bac
     s = torch.empty_like(x)
     kept = (x.shape[0] - 1) // options.checkpoint_every if options.checkpoint_every else 0
     h = torch.empty_like(s, dtype=torch.float32) if options.record_h else nothing(x)
-    state = empty_rows(s, options.state_rows + general.synapse_rows)
+    state = empty_rows(s, options.state_rows + general.synapse_rows + options.regularise)
     checkpoints = nothing(x)
     if kept > 0:
         checkpoints = empty_rows(s, kept, options.state_rows + general.outputs)
@@ -113,20 +122,21 @@ def _neuron_forward(x, v, refractory, decay, v_threshold, options, numbers, back
         x, v, refractory, decay, v_threshold, options, numbers, backend, *general
     )
     options, numbers, general = Options(*options), Numbers(*numbers), General(*general)
-    rows = options.state_rows
+    rows, end = options.state_rows, options.state_rows + general.synapse_rows
     if s.numel() == 0:
         starts = [v]
         starts += [refractory] if options.refractory else []
         starts += [general.trace] if options.reset == _TRACE else []
-        for to, start in [*zip(state, starts, strict=False), (state[rows:], general.synapse)]:
+        for to, start in [*zip(state, starts, strict=False), (state[rows:end], general.synapse)]:
             to.zero_() if start is None else to.copy_(start)
+        state[end:].zero_()
         return outputs
     layout, (x,) = lay_out(s, x)
     more = {}
     if is_general(options, numbers, general):
         more["general"] = general._replace(
             trace=in_memory_order(general.trace, state[0]),
-            synapse=in_memory_order(general.synapse, state[rows:]),
+            synapse=in_memory_order(general.synapse, state[rows:end]),
         )
     load(backend).neuron_forward(
         layout,
@@ -282,8 +292,9 @@ register(
     "neuron_backward",
     "(Tensor x, Tensor? v, Tensor? refractory, Tensor? decay, Tensor? v_threshold, "
     "Tensor checkpoints, Tensor? ds, Tensor? dv, Tensor? dh, int[] options, float[] numbers, "
-    f"str backend, {_GENERAL}, Tensor? dtrace=None, Tensor? dsynapse=None) "
-    "-> (Tensor dx, Tensor dv0, Tensor ddecay, Tensor dv_threshold, Tensor[] general)",
+    f"str backend, {_GENERAL}, Tensor? dtrace=None, Tensor? dsynapse=None, "
+    "Tensor? dpenalty=None) -> (Tensor dx, Tensor dv0, Tensor ddecay, Tensor dv_threshold, "
+    "Tensor[] general)",
     _neuron_backward,
     _backward_buffers,
 )
@@ -303,14 +314,14 @@ class Neuron(torch.autograd.Function):
         ctx.save_for_backward(x, v, refractory, decay, v_threshold, checkpoints, *general)
         ctx.call = options, numbers, backend
         ctx.set_materialize_grads(False)
-        parts = split_state(state, Options(*options), general)
+        *parts, penalty = split_state(state, x.shape[0], Options(*options), general)
         if parts[1] is not None:
             ctx.mark_non_differentiable(parts[1])
-        return s, h, *parts
+        return s, h, penalty, *parts
 
     @staticmethod
-    def backward(ctx, ds, dh, dv, _, dsynapse, dtrace):
-        if all(g is None for g in (ds, dh, dv, dsynapse, dtrace)):
+    def backward(ctx, ds, dh, dpenalty, dv, _, dsynapse, dtrace):
+        if all(g is None for g in (ds, dh, dpenalty, dv, dsynapse, dtrace)):
             return (None,) * len(ctx.needs_input_grad)
         x, v, refractory, decay, v_threshold, checkpoints, *general = ctx.saved_tensors
         options, numbers, backend = ctx.call
@@ -323,10 +334,12 @@ class Neuron(torch.autograd.Function):
             + need_threshold * WANT_THRESHOLD
             + sum(flag for flag, need in zip(WANT_GENERAL, needs, strict=False) if need)
         )
-        options = [*options[:-1], wanted]
-        if dh is not None and not options[Options._fields.index("record_h")]:
+        options = Options(*options)._replace(wanted=wanted)
+        if dh is not None and not options.record_h:
             dh = None
-        arriving = (dtrace, dsynapse) if general else ()
+        if dpenalty is not None:
+            dpenalty = dpenalty / max(x.numel(), 1)  # of a mean, on its terms
+        arriving = (dtrace, dsynapse, dpenalty) if general else ()
         dx, dv0, ddecay, dv_threshold, more = _run_backward(
             x,
             v,
@@ -337,7 +350,7 @@ class Neuron(torch.autograd.Function):
             ds,
             dv,
             dh,
-            options,
+            [*options],
             numbers,
             backend,
             *general,
@@ -356,8 +369,14 @@ class Neuron(torch.autograd.Function):
         )
 
 
-def split_state(state: Tensor, options: Options, general: tuple) -> tuple[Tensor | None, ...]:
-    """The rows that the forward op returns, as the parts of a `State`."""
-    trace = state[options.state_rows - 1] if options.reset == _TRACE else None
-    synapse = state[options.state_rows :] if General(*general).beta is not None else None
-    return state[0], state[1] if options.refractory else None, synapse, trace
+def split_state(
+    state: Tensor, steps: int, options: Options, general: tuple
+) -> tuple[Tensor | None, ...]:
+    """The rows that the forward op returns, as the parts of a `State` and the mean penalty."""
+    general, rows = General(*general), options.state_rows
+    trace = state[rows - 1] if options.reset == _TRACE else None
+    synapse = state[rows : rows + general.synapse_rows] if general.beta is not None else None
+    penalty = None
+    if options.regularise:
+        penalty = (state[-1].sum(dtype=torch.float64) / max(steps * state[-1].numel(), 1)).float()
+    return state[0], state[1] if options.refractory else None, synapse, trace, penalty

@@ -42,8 +42,9 @@ def lif(
     synapse: tuple[Tensor | Sequence[float], Tensor | Sequence[float]] | None = None,
     gain: float | Tensor = 1.0,
     trace_decay: float | Tensor | None = None,
+    regulariser: tuple[float, float] | None = None,
     backend: str = "auto",
-) -> tuple[Tensor, State] | tuple[Tensor, State, Tensor]:
+) -> tuple[Tensor, ...]:
     """Run leaky integrate-and-fire neurons over all time steps in one fused pass.
 
     For t = 0 ... T-1, each product and sum rounded by itself in float32::
@@ -88,13 +89,19 @@ def lif(
         gain: factor on the filtered input: a number, 0-d tensor or `[C]`. Default: 1.
         trace_decay: of the trace per step, only and always with ``reset="trace"``: a number, 0-d
             tensor or `[C]`. Default: None.
+        regulariser: (tolerance, shift), numbers in the units of h: also return the mean over steps
+            and neurons of ``max(0, abs(h - (v_threshold + shift)) - tolerance) ** 2`` (Stöckl, fig.
+            5.8), computed as the steps are run; no potential is stored. The thesis weights it with
+            5 to 10 in the loss, with (0.012, 0) for WSCNN and (0.01, -0.008) for RSCNN at a
+            threshold of 0.01. Default: None.
         backend: "auto", "torch", "cpp", "triton" or "cuda"; a backend that is named works or
             raises. See `available_backends`. Default: "auto".
 
     Returns:
-        ``(s, state)`` or, with ``record="h"``, ``(s, state, h)``: spikes in the shape, dtype and
-        strides of x; the state after the last step; h in float32. Gradients flow from all of them
-        to x, to the starting state, and to every coefficient that is a tensor.
+        ``(s, state)``, followed by h with ``record="h"`` and by the penalty with ``regulariser``:
+        spikes in the shape, dtype and strides of x; the state after the last step; h in float32;
+        the penalty as a float32 scalar. Gradients flow from all of them to x, to the starting
+        state, and to every coefficient that is a tensor.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -137,12 +144,15 @@ def lif(
         trace_decay = _check_coefficient("trace_decay", trace_decay, x)
     if synapse is not None:
         synapse = _check_synapse(synapse, x)
+    if regulariser is not None:
+        regulariser = _check_regulariser(regulariser)
     state = _check_state(state, x, refractory, synapse, reset)
     gain_is_on = isinstance(gain, Tensor) or gain != 1.0
     general = synapse is not None or reset == "trace" or gain_is_on
-    backend = choose(backend, x.device.type, x.dtype, "general" if general else "neuron")
+    needs = "regulariser" if regulariser else "general" if general else "neuron"
+    backend = choose(backend, x.device.type, x.dtype, needs)
     if backend == "torch":
-        s, state, h = reference.lif(
+        s, state, *more = reference.lif(
             x,
             state,
             decay=decay,
@@ -156,19 +166,20 @@ def lif(
             synapse=synapse,
             gain=gain,
             trace_decay=trace_decay,
+            regulariser=regulariser,
         )
-        return (s, state) if record is None else (s, state, h)
+        return (s, state, *(part for part in more if part is not None))
 
     decay_tensor, decay_number = _split(decay)
     threshold_tensor, threshold_number = _split(v_threshold)
     v, wait = state.v, state.refractory
     more, more_numbers = (), []
-    if general:
+    if general or regulariser:
         gain, gain_number = _split(gain)
         trace_decay, trace_number = _split(0.0 if trace_decay is None else trace_decay)
         filters = (None, None) if synapse is None else lags_first(*synapse)
         more = (gain, trace_decay, *filters, state.trace, state.synapse)
-        more_numbers = [gain_number, trace_number]
+        more_numbers = [gain_number, trace_number, *(regulariser or ())]
     graph = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, v, decay_tensor, threshold_tensor, *more)
     )
@@ -185,16 +196,21 @@ def lif(
         checkpoint_every(backend) if graph else 0,
         int(record is not None),
         0,
+        int(regulariser is not None),
     ]
     numbers = [decay_number, threshold_number, float(v_reset), p, q, *more_numbers]
     arguments = (x, v, wait, decay_tensor, threshold_tensor, options, numbers, backend, *more)
     if graph:
-        s, h, *parts = Neuron.apply(*arguments)
+        s, h, penalty, *parts = Neuron.apply(*arguments)
     else:
         s, rows, h, _ = torch.ops.snnkernels.neuron_forward(*arguments)
-        parts = split_state(rows, Options(*options), more)
-    state = State(*parts)
-    return (s, state) if record is None else (s, state, h)
+        *parts, penalty = split_state(rows, x.shape[0], Options(*options), more)
+    out = [s, State(*parts)]
+    if record is not None:
+        out.append(h)
+    if regulariser is not None:
+        out.append(penalty)
+    return tuple(out)
 
 
 def _check_coefficient(name: str, value: float | Tensor, x: Tensor) -> float | Tensor:
@@ -221,6 +237,21 @@ def _check_synapse(synapse, x: Tensor) -> tuple[Tensor, Tensor]:
         "synapse ", alpha, beta, MAX_SYNAPSE_ORDER, ": put snnkernels.iir in front of the neuron"
     )
     return alpha, beta
+
+
+def _check_regulariser(regulariser) -> tuple[float, float]:
+    pair = isinstance(regulariser, (tuple, list)) and len(regulariser) == 2
+    if not pair or any(type(n) not in (int, float) for n in regulariser):
+        raise TypeError(
+            f"regulariser must be None or a pair of numbers (tolerance, shift); got {regulariser!r}"
+        )
+    tolerance, shift = map(float, regulariser)
+    if not (tolerance >= 0 and math.isfinite(shift)):
+        raise ValueError(
+            "regulariser must be (tolerance, shift) with tolerance >= 0 and a finite shift; "
+            f"got {regulariser!r}"
+        )
+    return tolerance, shift
 
 
 def _check_state(

@@ -64,6 +64,30 @@ class HardReset(torch.autograd.Function):
         return torch.where(r > 0, 0.0, g), dr, None
 
 
+class Penalty(torch.autograd.Function):
+    """``max(0, |h - (theta + shift)| - tolerance)^2``, shape of h."""
+
+    @staticmethod
+    def forward(ctx, h: Tensor, theta: Tensor, tolerance: float, shift: float):
+        ctx.save_for_backward(h, theta)
+        ctx.interval = tolerance, shift
+        return _beyond(h - (theta + shift), tolerance).square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g: Tensor):
+        h, theta = ctx.saved_tensors
+        tolerance, shift = ctx.interval
+        offset = h - (theta + shift)
+        dh = g * (torch.where(offset < 0, -2.0, 2.0).to(h.dtype) * _beyond(offset, tolerance))
+        return dh, _sum_to(-dh, theta) if ctx.needs_input_grad[1] else None, None, None
+
+
+def _beyond(offset: Tensor, tolerance: float) -> Tensor:
+    excess = offset.abs() - tolerance
+    return torch.where(excess <= 0, 0.0, excess)
+
+
 def _coefficient(value: float | Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     """A float, 0-d tensor or [C] tensor as a tensor that broadcasts against x[t] = [N, C, *]."""
     value = torch.as_tensor(value, dtype=dtype, device=x.device)
@@ -116,8 +140,9 @@ def lif(
     synapse: tuple[Tensor, Tensor] | None = None,
     gain: float | Tensor = 1.0,
     trace_decay: float | Tensor | None = None,
+    regulariser: tuple[float, float] | None = None,
     smooth: bool = False,
-) -> tuple[Tensor, State, Tensor | None]:
+) -> tuple[Tensor, State, Tensor | None, Tensor | None]:
     """The loop over time. Arguments as in `snnkernels.lif`, already checked.
 
     Args:
@@ -134,11 +159,13 @@ def lif(
         synapse: as there.
         gain: as there.
         trace_decay: as there.
+        regulariser: as there.
         smooth: replace the spike by the surrogate's primitive and the select of the hard reset by
             ``(1 - s) h + s v_reset``, so that the whole is differentiable (for gradcheck).
 
     Returns:
-        s in x's dtype and strides, the state after the last step, h or None.
+        s in x's dtype and strides, the state after the last step, h or None, the regulariser's
+        penalty or None.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     a = _coefficient(decay, x, dtype)
@@ -175,12 +202,28 @@ def lif(
         if refractory:
             wait = torch.where(s.detach() > 0, float(refractory), (wait - 1).clamp(min=0))
         spikes.append(s)
-        if record == "h":
+        if record == "h" or regulariser:
             potentials.append(h)
     s_seq = _stack(spikes, x).to(x.dtype)
-    h_seq = _stack(potentials, x) if record == "h" else None
+    h_seq = _stack(potentials, x) if record == "h" or regulariser else None
+    mean = None if regulariser is None else mean_penalty(h_seq, theta, *regulariser)
     synapse_rows = None if filtered is None else filtered.state()
-    return s_seq, State(v, wait if refractory else None, synapse_rows, trace), h_seq
+    after = State(v, wait if refractory else None, synapse_rows, trace)
+    return s_seq, after, h_seq if record == "h" else None, mean
+
+
+def mean_penalty(h: Tensor, v_threshold: float | Tensor, tolerance: float, shift: float) -> Tensor:
+    """The mean penalty on potentials `[T, N, *]` over steps and neurons, 0 of none, in h's dtype.
+
+    Args:
+        h: potentials before firing.
+        v_threshold: see `snnkernels.lif`, as the following arguments.
+        tolerance: as there.
+        shift: as there.
+    """
+    theta = _coefficient(v_threshold, h, h.dtype)
+    each = Penalty.apply(h, theta, tolerance, shift)
+    return (each.sum(dtype=torch.float64) / max(h.numel(), 1)).to(h.dtype)
 
 
 def iir(x: Tensor, alpha: Tensor, beta: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

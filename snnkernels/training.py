@@ -23,6 +23,7 @@ from torchmetrics import Accuracy, MeanMetric, Metric
 
 from snnkernels.callbacks import History, ProgressBar, Resumable
 from snnkernels.data import DATASETS, Dataset
+from snnkernels.losses import layer_penalties
 
 
 def adamw(lr: float = 2e-3) -> OptimizerCallable:
@@ -60,9 +61,11 @@ class SpikingClassifier(L.LightningModule):
         schedule: of the learning rate after the warm-up, updated at every step: "constant", or
             "linear" or "cosine" down to zero at the last step. Default: "cosine".
         warmup: share of all steps in which the learning rate rises linearly. Default: 0.1.
+        regulariser: weight in the loss of the potential regularisers of the network's layers, see
+            `snnkernels.losses.layer_penalties`; 0 leaves them out. Default: 0.
 
     Raises:
-        ValueError: an unknown loss or schedule, or a warmup outside 0 ... 1.
+        ValueError: an unknown loss or schedule, a warmup outside 0 ... 1, or a negative weight.
     """
 
     def __init__(
@@ -74,8 +77,11 @@ class SpikingClassifier(L.LightningModule):
         optimizer: OptimizerCallable = ADAMW,
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
         warmup: float = 0.1,
+        regulariser: float = 0.0,
     ) -> None:
         super().__init__()
+        if not regulariser >= 0:
+            raise ValueError(f"regulariser must be a weight >= 0; got {regulariser!r}")
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
         if schedule not in SCHEDULES:
@@ -87,6 +93,7 @@ class SpikingClassifier(L.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup = warmup
+        self.regulariser = regulariser
         self.meters = nn.ModuleDict(
             {
                 f"{phase}_{name}": metric
@@ -130,6 +137,8 @@ class SpikingClassifier(L.LightningModule):
         x, y = batch
         scores = self(x)
         loss = self.loss(scores, y)
+        if self.regulariser:
+            loss = loss + self.regulariser * layer_penalties(self.network)
         for name, values in (("loss", (loss.detach(),)), ("accuracy", (scores.detach(), y))):
             meter: Metric = self.meters[f"{phase}_{name}"]
             meter.update(*values)

@@ -132,7 +132,7 @@ class Neuron:
 
 
 # Options of `snnkernels.lif` beyond the plain neuron; tests/test_general.py has their cases.
-GENERAL_OPTIONS = {"synapse", "gain", "trace_decay"}
+GENERAL_OPTIONS = {"synapse", "gain", "trace_decay", "regulariser"}
 
 NEURONS = {
     "default": Neuron(),

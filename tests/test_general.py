@@ -74,8 +74,10 @@ def run(x, want, arriving, backend, device="cpu", **options):
     if "alpha" in leaves:
         call["synapse"] = leaves["alpha"], leaves["beta"]
     state = State(**{k: leaves[k] for k in ("v", "synapse", "trace") if k in leaves})
-    s, after = snnkernels.lif(leaves["x"], state, backend=backend, **call, **options)
+    s, after, *penalty = snnkernels.lif(leaves["x"], state, backend=backend, **call, **options)
     outputs = {"s": s, **{k: p for k, p in after._asdict().items() if p is not None}}
+    if penalty:
+        outputs["penalty"] = penalty[0]
     used = [(outputs[k], g.to(device)) for k, g in arriving.items() if outputs[k].numel()]
     grads = torch.autograd.grad(
         [o for o, _ in used],
@@ -194,7 +196,7 @@ def test_gradcheck_of_the_smooth_twin(reset):
     def smooth(x, *values):
         value = dict(zip(names, values, strict=True))
         state = State(value["v"], None, value["synapse"], value.get("trace"))
-        s, after, h = reference.lif(
+        s, after, h, penalty = reference.lif(
             x,
             state,
             decay=value["decay"],
@@ -208,9 +210,10 @@ def test_gradcheck_of_the_smooth_twin(reset):
             synapse=(value["alpha"], value["beta"]),
             gain=value["gain"],
             trace_decay=value.get("trace_decay"),
+            regulariser=(0.3, -0.1),
             smooth=True,
         )
-        return s, after.v, after.synapse, h
+        return s, after.v, after.synapse, h, penalty
 
     assert torch.autograd.gradcheck(smooth, leaves)
 
@@ -292,4 +295,5 @@ def test_parts_cover_every_option():
     for orders, per_channel, gain, _, _ in PARTS:
         for reset in RESETS:
             given |= set(make(SHAPE, orders, per_channel, gain, reset)[1])
-    assert (GENERAL_OPTIONS - {"synapse"}) | {"alpha", "beta"} <= given
+    given |= {"synapse"} if {"alpha", "beta"} <= given else set()
+    assert given >= GENERAL_OPTIONS - {"regulariser"}  # test_regulariser.py

@@ -69,7 +69,7 @@ def test_the_core_and_the_op_agree_on_the_options():
 
     names = Options._fields[: len(_core.OPTIONS)]
     assert tuple(_core.OPTIONS) == names
-    assert set(Options._fields) - set(names) == {"record_h", "wanted"}
+    assert set(Options._fields) - set(names) == {"record_h", "wanted", "regularise"}
 
 
 # --- torch.compile, autocast, checkpointing -------------------------------------------------------

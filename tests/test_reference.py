@@ -87,7 +87,7 @@ def test_derivative_is_that_of_the_primitive(surrogate):
 @pytest.mark.parametrize("surrogate", SMOOTH, ids=lambda s: type(s).__name__)
 def test_gradcheck_of_the_smooth_twin(surrogate, reset):
     def call(x, v, decay, theta):
-        s, state, h = reference(
+        s, state, h, _ = reference(
             x,
             State(v),
             decay=decay,

@@ -15,7 +15,12 @@ import torch
 BACKENDS = ("torch", "cpp", "triton", "cuda")
 
 # What a module may name in its OPS; one that names none has the plain neuron.
-_WORDS = {"neuron": "lif", "general": "lif with synapse, gain or trace", "iir": "iir"}
+_WORDS = {
+    "neuron": "lif",
+    "general": "lif with synapse, gain or trace",
+    "regulariser": "lif with regulariser",
+    "iir": "iir",
+}
 
 # What "auto" tries on each kind of device, best first.
 PREFERENCE = {"cpu": ("cpp", "torch"), "cuda": ("triton", "cuda", "torch")}
@@ -86,7 +91,8 @@ def choose(name: str, device_type: str, dtype: torch.dtype, op: str = "neuron") 
         name: as the user gave it.
         device_type: of x.
         dtype: of x.
-        op: "neuron", "general" (a neuron with synapse, gain or trace) or "iir".
+        op: "neuron", "general" (a neuron with synapse, gain or trace), "regulariser" (any neuron
+            with one) or "iir".
     """
     if name == "auto":
         if dtype == torch.float64:

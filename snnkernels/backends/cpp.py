@@ -23,7 +23,7 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ABSENT = (0, 0, 0, 0)
 _PLAIN = General()
 
-OPS = ("neuron", "general", "iir")
+OPS = ("neuron", "general", "regulariser", "iir")
 
 
 def why_unavailable(device_type: str) -> str | None:
@@ -71,6 +71,7 @@ def _problem(
             _coefficient(general.trace_decay, numbers.trace_decay),
             None if general.beta is None else _filter(general.alpha, general.beta, general.synapse),
             _address(general.trace),
+            (numbers.tolerance, numbers.shift) if options.regularise else None,
         ),
     )
 
@@ -101,6 +102,7 @@ def neuron_forward(
         checkpoints.data_ptr(),
         state_out[options.state_rows - 1].data_ptr(),
         state_out[options.state_rows :].data_ptr(),
+        state_out[-1].data_ptr() if options.regularise else 0,
     )
 
 
@@ -148,6 +150,7 @@ def neuron_backward(
         _address(dsynapse0),
         *map(_address, sums[2:]),
         _address(filter_sums),
+        _address(general.dpenalty),
     )
     for gradient, per_neuron in zip(wanted, sums, strict=True):
         if gradient is not None:

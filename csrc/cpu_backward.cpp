@@ -1,121 +1,11 @@
-// The time loop on CPU, compiled once per instruction set (SNN_ISA).
-//
-// Neurons are cut into tiles whose state stays in the L1 cache; time runs inside a tile, so x is
-// read once and s is written once. Outputs larger than the caches are streamed past them. The
-// backward pass walks the checkpoints from the last to the first: it recomputes h of K steps into a
-// tape in L1/L2 and then runs the adjoint over them.
-#include "cpu_filter.h"
+// The neuron's backward pass on CPU, compiled once per instruction set (SNN_ISA). It walks the
+// checkpoints from the last to the first: it recomputes h of K steps into a tape in L1/L2 and then
+// runs the adjoint over them.
+#include "cpu_neuron.h"
 
 namespace snn {
 namespace SNN_ISA {
 namespace {
-
-// A tile's rows fit the L1 cache (forward: v) or the L2 cache (backward: K rows of h).
-constexpr int FORWARD_TILE = 2048, BACKWARD_TILE = 2048;
-// With a synapse the rows of its filter come on top.
-constexpr int SYNAPSE_TILE = 512, FORWARD_FLOATS = 1 << 14, BACKWARD_FLOATS = 1 << 16;
-
-// The coefficients of a tile's neurons.
-template <int TILE>
-struct Coefficients {
-  alignas(64) float decay[TILE], theta[TILE], gain[TILE], trace_decay[TILE];
-
-  SNN_HD void start(const Problem& q, int64_t m0, int n) {
-    spread(q.decay, q, m0, n, decay);
-    spread(q.v_threshold, q, m0, n, theta);
-    spread(q.gain, q, m0, n, gain);
-    spread(q.trace_decay, q, m0, n, trace_decay);
-  }
-};
-
-// RARE: any of per-channel coefficients, gain, refractory periods, trace, synapse, recorded h,
-// parameter gradients.
-template <class IO, Reset R, bool RARE>
-void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
-  constexpr int TILE = FORWARD_TILE + LANES;
-  const Problem& q = a.problem;
-  constexpr bool TRACE = R == Reset::trace;
-  const int64_t m0 = o * q.I + i0, M = q.O * q.I;
-  const bool refractory = RARE && q.refractory > 0, record = RARE && a.h.p;
-  const bool synapse = RARE && q.has_synapse;
-  const bool large = past_caches<IO>(q);
-  const Vec zero(0.0f), v_reset(q.v_reset), period(q.refractory), decay_all(q.decay.shared()),
-      theta_all(q.v_threshold.shared());
-  alignas(64) float v[TILE], wait[RARE ? TILE : 1], trace[TRACE ? TILE : 1];
-  Pool<RARE ? FORWARD_FLOATS : 1> pool;
-  FilterForward filter;
-  InputRows<IO, TILE> x;
-  OutputRows<IO, TILE> s;
-  OutputRows<float, RARE ? TILE : 1> h;
-  Coefficients<RARE ? TILE : 1> per_channel;
-  x.start(q.x, o, i0, n);
-  s.start(a.s, o, i0, n, large);
-  load_row(v, q.v0, m0, n);
-  if (refractory) load_row(wait, q.wait0, m0, n);
-  if (TRACE) load_row(trace, q.trace0, m0, n);
-  if (synapse) filter.start(q.synapse, q, m0, n, pool);
-  if (RARE) per_channel.start(q, m0, n);
-  if (record) h.start(a.h, o, i0, n, large);
-
-  for (int64_t t = 0; t < q.T; ++t) {
-    if (q.K && t && t % q.K == 0) {
-      float* to = a.checkpoints + (t / q.K - 1) * q.state_rows() * M;
-      std::memcpy(to + m0, v, n * sizeof(float));
-      if (refractory) std::memcpy(to + q.wait_row() * M + m0, wait, n * sizeof(float));
-      if (TRACE) std::memcpy(to + q.trace_row() * M + m0, trace, n * sizeof(float));
-      if (synapse) filter.save(to + q.synapse_row() * M, false);
-    }
-    const IO *x_row = x.row(t), *x_next = x.ahead(smaller(t + AHEAD, q.T - 1));
-    const float* i_row = synapse ? filter.step(x_row, x_next) : nullptr;
-    IO* s_row = s.row(t);
-    float* h_row = record ? h.row(t) : nullptr;
-    const bool s_past = s.stream, h_past = record && h.stream;
-    for (int j = 0; j < n; j += LANES) {
-      prefetch(x_next + j);
-      const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_all;
-      const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_all;
-      Vec i = synapse ? Vec::load(i_row + j) : widen(x_row + j);
-      if (RARE) i = Vec::load(per_channel.gain + j) * i;
-      Vec h_t = charge(decay, Vec::load(v + j), i);
-      if (TRACE) h_t = inhibit(h_t, theta, Vec::load(trace + j));
-      Mask fired = fire(h_t, theta);
-      if (refractory) {
-        const Vec w = Vec::load(wait + j);
-        fired = fired & (w <= zero);
-        wait_after(w, fired, period).store(wait + j);
-      }
-      if (TRACE) {
-        trace_after(Vec::load(trace + j), fired, Vec::load(per_channel.trace_decay + j))
-            .store(trace + j);
-      }
-      reset<R>(h_t, fired, theta, v_reset).store(v + j);
-      put_spikes(s_row + j, fired, s_past);
-      if (record) put(h_row + j, h_t, h_past);
-    }
-    s.finish(t, large);
-    if (record) h.finish(t, large);
-  }
-  std::memcpy(a.v + m0, v, n * sizeof(float));
-  if (refractory) std::memcpy(a.wait + m0, wait, n * sizeof(float));
-  if (TRACE) std::memcpy(a.trace + m0, trace, n * sizeof(float));
-  if (synapse) filter.save(a.synapse, true);
-}
-
-// Sums over time of one parameter's gradient: float32 within K steps, float64 over them.
-struct Sum {
-  alignas(64) float chunk[BACKWARD_TILE + LANES];
-  double total[BACKWARD_TILE];
-
-  SNN_HD void start(int n) { fill(total, n, 0.0); }
-  SNN_HD void start_chunk() { std::memset(chunk, 0, sizeof(chunk)); }
-  SNN_HD void add(int j, Vec term) { (Vec::load(chunk + j) + term).store(chunk + j); }
-  SNN_HD void end_chunk(int n) {
-    for (int j = 0; j < n; ++j) total[j] += chunk[j];
-  }
-  SNN_HD void finish(float* to, int n) {
-    for (int j = 0; j < n; ++j) to[j] = static_cast<float>(total[j]);
-  }
-};
 
 template <class IO, Reset R, bool RARE>
 struct BackwardTile {
@@ -127,7 +17,7 @@ struct BackwardTile {
   static constexpr bool TRACE = R == Reset::trace;
   const int64_t m0 = o * q.I + i0, M = q.O * q.I;
   const bool refractory = RARE && q.refractory > 0, recorded = RARE && a.dh.p;
-  const bool synapse = RARE && q.has_synapse;
+  const bool synapse = RARE && q.has_synapse, regularise = RARE && a.dpenalty;
   const bool want_decay = RARE && a.ddecay_per_neuron;
   const bool want_theta = RARE && a.dv_threshold_per_neuron;
   const bool want_gain = RARE && a.dgain_per_neuron;
@@ -142,7 +32,7 @@ struct BackwardTile {
   InputRows<float, RARE ? TILE : 1> dh;
   OutputRows<IO, TILE> dx;
   Coefficients<RARE ? TILE : 1> per_channel;
-  Sum ddecay, dtheta, dgain, dtrace_decay;
+  Sum<BACKWARD_TILE> ddecay, dtheta, dgain, dtrace_decay;
   Pool<RARE ? BACKWARD_FLOATS : 1> pool;
   FilterReplay replay;
   FilterAdjoint filter_adjoint;
@@ -175,13 +65,7 @@ struct BackwardTile {
       if (refractory) load_row(wait_tape[0], c ? from + q.wait_row() * M : q.wait0, m0, n);
       if (TRACE) load_row(trace_tape[0], c ? from + q.trace_row() * M : q.trace0, m0, n);
       if (synapse) replay.run(t0, t1, c ? from + q.synapse_row() * M : nullptr, x);
-      if (want_decay) {
-        std::memcpy(v_start, v, n * sizeof(float));
-        ddecay.start_chunk();
-      }
-      if (want_theta) dtheta.start_chunk();
-      if (want_gain) dgain.start_chunk();
-      if (want_trace_decay) dtrace_decay.start_chunk();
+      if (want_decay) std::memcpy(v_start, v, n * sizeof(float));
       recompute(t0, t1);
       for (int64_t t = t1 - 1; t >= t0; --t) {
         if (RARE) {
@@ -256,7 +140,8 @@ struct BackwardTile {
     const bool sum_decay = RARE && want_decay, sum_theta = RARE && want_theta;
     const bool sum_gain = RARE && want_gain, sum_trace_decay = want_trace_decay;
     const bool has_synapse = synapse, trace_carried = t + 1 < q.T || a.dtrace;
-    const bool store = write && !has_synapse;
+    const bool store = write && !has_synapse, has_penalty = RARE && regularise;
+    const Vec tolerance(q.tolerance), shift(q.shift), dpenalty(has_penalty ? *a.dpenalty : 0.0f);
     const float* trace_row = TRACE ? trace_tape[k] : nullptr;
     const IO* x_row = sum_gain && !has_synapse ? x.row(t) : nullptr;
     const float* i_row = has_synapse ? replay.f_at(t)[0] : nullptr;
@@ -281,8 +166,14 @@ struct BackwardTile {
         after = Vec::load(dtrace + j);
         if (!detach && trace_carried) ds_t = ds_t + after;
       }
-      auto back = step_back<R>(ds_t, has_dh ? widen(dh_row + j) : zero, has_dh, Vec::load(dv + j),
-                               carried, detach, h, fired, live, f, v_before, decay, theta, v_reset);
+      Vec dh_t = has_dh ? widen(dh_row + j) : zero, pulled = zero;
+      if (has_penalty) {
+        pulled = dpenalty * penalty_grad(h, theta, tolerance, shift);
+        dh_t = has_dh ? dh_t + pulled : pulled;
+      }
+      auto back = step_back<R>(ds_t, dh_t, has_dh || has_penalty, Vec::load(dv + j), carried,
+                               detach, h, fired, live, f, v_before, decay, theta, v_reset);
+      if (has_penalty) back.dtheta = back.dtheta - pulled;
       back.dv.store(dv + j);
       if (TRACE) {
         const auto trace = trace_back(back.dx, Vec::load(trace_row + j), after, trace_carried,
@@ -325,18 +216,6 @@ struct BackwardTile {
   }
 };
 
-// What the plain loop leaves out, whichever way it runs.
-bool rare_options(const Problem& q) {
-  const bool per_channel = q.decay.count > 1 || q.v_threshold.count > 1;
-  const bool has_gain = q.gain.p || q.gain.value != 1.0f;
-  return per_channel || has_gain || q.refractory > 0 || q.has_synapse || q.reset == Reset::trace;
-}
-
-int forward_width(const Problem& q) {
-  if (!q.has_synapse) return FORWARD_TILE;
-  return Pool<FORWARD_FLOATS>::width(FilterForward::rows(q.synapse), SYNAPSE_TILE);
-}
-
 int backward_width(const NeuronBackward& a) {
   const Problem& q = a.problem;
   // Rows of 4 KB, whatever the type: shorter ones meet too many pages, longer ones leave the cache.
@@ -348,25 +227,10 @@ int backward_width(const NeuronBackward& a) {
 
 }  // namespace
 
-void neuron_forward(const NeuronForward& a) {
-  const Problem& q = a.problem;
-  with_dtype<bf16, f16>(q.dtype, [&](auto io) {
-    using IO = typename decltype(io)::type;
-    with_reset(q.reset, [&](auto reset) {
-      with_flag(rare_options(q) || a.h.p, [&](auto rare) {
-        constexpr bool RARE = rare.value || reset.value == Reset::trace;
-        for_tiles(q, forward_width(q), [&](int64_t o, int64_t i0, int n) {
-          forward_tile<IO, reset.value, RARE>(a, o, i0, n);
-        });
-      });
-    });
-  });
-}
-
 void neuron_backward(const NeuronBackward& a) {
   const Problem& q = a.problem;
   const bool any_rare = rare_options(q) || a.dh.p || a.ddecay_per_neuron ||
-                        a.dv_threshold_per_neuron || a.dgain_per_neuron;
+                        a.dv_threshold_per_neuron || a.dgain_per_neuron || a.dpenalty;
   with_dtype<bf16, f16>(q.dtype, [&](auto io) {
     using IO = typename decltype(io)::type;
     with_reset(q.reset, [&](auto reset) {
@@ -378,24 +242,6 @@ void neuron_backward(const NeuronBackward& a) {
       });
     });
   });
-}
-
-void stream(float* to, const float* a, const float* b, int64_t count, int threads) {
-  constexpr int64_t BLOCK = 4096;
-#pragma omp parallel num_threads(threads)
-  {
-#pragma omp for schedule(static)
-    for (int64_t k = 0; k < count; k += BLOCK) {
-      const int64_t end = smaller(count, k + BLOCK);
-      int64_t i = k;
-      for (; i + LANES <= end; i += LANES) {
-        const Vec sum = b ? Vec::load(a + i) + Vec::load(b + i) : Vec::load(a + i);
-        put(to + i, sum, true);
-      }
-      for (; i < end; ++i) to[i] = b ? a[i] + b[i] : a[i];
-    }
-    fence_streams();
-  }
 }
 
 }  // namespace SNN_ISA

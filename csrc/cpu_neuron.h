@@ -1,0 +1,62 @@
+// What the time loops of the neuron share: coefficients and sums of a tile. As cpu_tile.h, included
+// once per instruction set.
+//
+// Neurons are cut into tiles whose state stays in the L1 cache; time runs inside a tile, so x is
+// read once and s is written once. Outputs larger than the caches are streamed past them.
+#pragma once
+
+#include "cpu_filter.h"
+
+namespace snn {
+namespace SNN_ISA {
+namespace {
+
+// A tile's rows fit the L1 cache (forward: v) or the L2 cache (backward: K rows of h).
+constexpr int FORWARD_TILE = 2048, BACKWARD_TILE = 2048;
+// With a synapse the rows of its filter come on top.
+constexpr int SYNAPSE_TILE = 512, FORWARD_FLOATS = 1 << 14, BACKWARD_FLOATS = 1 << 16;
+
+// The coefficients of a tile's neurons.
+template <int TILE>
+struct Coefficients {
+  alignas(64) float decay[TILE], theta[TILE], gain[TILE], trace_decay[TILE];
+
+  SNN_HD void start(const Problem& q, int64_t m0, int n) {
+    spread(q.decay, q, m0, n, decay);
+    spread(q.v_threshold, q, m0, n, theta);
+    spread(q.gain, q, m0, n, gain);
+    spread(q.trace_decay, q, m0, n, trace_decay);
+  }
+};
+
+// Sums over time, as of one parameter's gradient: float32 within a chunk, float64 over chunks.
+template <int TILE>
+struct Sum {
+  alignas(64) float chunk[TILE + LANES];
+  double total[TILE + 1];
+
+  SNN_HD void start(int n) {
+    fill(total, n, 0.0);
+    std::memset(chunk, 0, sizeof(chunk));
+  }
+  SNN_HD void add(int j, Vec term) { (Vec::load(chunk + j) + term).store(chunk + j); }
+  SNN_HD void end_chunk(int n) {
+    for (int j = 0; j < n; ++j) total[j] += chunk[j];
+    std::memset(chunk, 0, sizeof(chunk));
+  }
+  SNN_HD void finish(float* to, int n) {
+    for (int j = 0; j < n; ++j) to[j] = static_cast<float>(total[j]);
+  }
+};
+
+// What the plain loop leaves out, whichever way it runs.
+SNN_HD bool rare_options(const Problem& q) {
+  const bool per_channel = q.decay.count > 1 || q.v_threshold.count > 1;
+  const bool has_gain = q.gain.p || q.gain.value != 1.0f;
+  return per_channel || has_gain || q.refractory > 0 || q.has_synapse || q.regularise ||
+         q.reset == Reset::trace;
+}
+
+}  // namespace
+}  // namespace SNN_ISA
+}  // namespace snn
