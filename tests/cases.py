@@ -203,8 +203,7 @@ def pairwise(axes: dict[str, tuple]) -> list[dict]:
 # --- inputs --------------------------------------------------------------------------------------
 
 VALUES = ("normal", "grid", "special")
-_DENORMALS = (1e-40, -3e-45)
-_SPECIAL = (1.0, -0.0, 0.0, 65504.0, 3e38, math.inf, -math.inf, math.nan)
+_SPECIAL = (1.0, -0.0, 0.0, 65504.0, 3e38, math.inf, -math.inf, math.nan, 1e-40, -3e-45)
 
 
 class Inputs(NamedTuple):
@@ -232,7 +231,6 @@ def make_inputs(
     dtype: torch.dtype = torch.float32,
     values: str = "normal",
     seed: int = 0,
-    denormals: bool = True,
 ) -> Inputs:
     """The tensors of one call, on the CPU.
 
@@ -244,7 +242,6 @@ def make_inputs(
             threshold exactly; "special": normal, with denormals, infinities, NaN, huge values,
             both zeros and the threshold strewn into x, the state and all gradients.
         seed: of everything random.
-        denormals: whether "special" has them.
     """
     random = torch.Generator().manual_seed(seed)
 
@@ -253,7 +250,7 @@ def make_inputs(
             return torch.randint(-16, 25, sizes, generator=random) / 16
         out = torch.randn(sizes, generator=random) * 0.7 + 0.2
         if kind == "special" and out.numel():
-            for value in (*_SPECIAL, *_DENORMALS) if denormals else _SPECIAL:
+            for value in _SPECIAL:
                 count = max(1, out.numel() // 200)
                 place = torch.randint(out.numel(), (count,), generator=random)
                 out.view(-1)[place] = value

@@ -21,6 +21,13 @@ from tests.cases import pairwise
 POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
 NEURONS = (1 << 20, 1 << 17, 1 << 15, 1 << 12)  # one of each class of launches
 
+# Instructions that the numeric contract has something to say about: fused products and sums,
+# quotients, and conversions to bfloat16.
+WATCHED = (
+    r"\bfma\.r[nzmp][\w.]*|\bdiv\.[a-z.]*f32|\brcp\.[\w.]+|\bcvt\.r[nzmp][\w.]*bf16[\w.]*"
+    r"|\bv_div_fixup_f32|\bv_rcp_f32|\bv_cvt_\w*bf16\w*"
+)
+
 # What is fixed when a kernel is compiled. Options of the backward kernel come last.
 AXES = {
     "target": (80, 90, 100),
@@ -67,6 +74,14 @@ class Build:
     wanted: str = "x"
 
     @property
+    def rare(self) -> bool:
+        """As the backend says it to `Launch.fitting`."""
+        if self.kernel == "forward":
+            return self.recorded
+        sums = self.wanted != "x" and self.coefficients != "number"
+        return self.recorded or self.refractory or sums
+
+    @property
     def absent(self) -> set[str]:
         """Names of the pointers that are None."""
         names = set()
@@ -94,7 +109,7 @@ def _builds() -> dict[str, Build]:
     for kernel, axes in (("forward", FORWARD_AXES), ("backward", BACKWARD_AXES)):
         for k, row in enumerate(pairwise(axes)):
             found[f"{kernel}-{k}"] = Build(kernel, **row)
-        found[f"{kernel}-gfx942"] = Build(kernel, "gfx942", "bfloat16")
+        found[f"{kernel}-gfx942"] = Build(kernel, "gfx942", "bfloat16", surrogate=3)
         # The layers that most of the time goes into, on the GPU that the table was written for.
         for dtype in ("float32", "bfloat16"):
             for neurons in NEURONS[::2]:
@@ -112,7 +127,7 @@ class Report:
 
     Attributes:
         spilled: bytes of local memory a thread uses, or registers spilled on an AMD GPU.
-        fma: fused multiply-adds in the PTX.
+        instructions: those of `WATCHED` that occur in the PTX, or in AMD's assembly.
         loads: reads of global memory in the steady loop, before its first write.
         wide_loads: those of 16 bytes.
         ahead: steps that are to be loaded before the first write.
@@ -121,7 +136,7 @@ class Report:
     """
 
     spilled: int
-    fma: int = 0
+    instructions: list[str]
     loads: int = 0
     wide_loads: int = 0
     ahead: int = 0
@@ -136,7 +151,11 @@ def _compile(build: Build):
     from triton.compiler import ASTSource
 
     from snnkernels.backends.triton import kernels
-    from snnkernels.backends.triton.launches import CHECKPOINT_EVERY, launches_for
+    from snnkernels.backends.triton.launches import (
+        CHECKPOINT_EVERY,
+        compiler_options,
+        launches_for,
+    )
 
     forward = build.kernel == "forward"
     kernel = kernels.neuron_fwd_kernel if forward else kernels.neuron_bwd_kernel
@@ -144,8 +163,8 @@ def _compile(build: Build):
     target = build.target if isinstance(build.target, str) else f"sm_{build.target}"
     row = launches_for(target, build.neurons, dtype)
     launch = row.forward if forward else row.backward
-    if build.rows != "aligned":
-        launch = launch.unaligned()
+    launch = launch.fitting(aligned=build.rows == "aligned", rare=build.rare)
+    nvidia = not isinstance(build.target, str)
     per_channel = build.coefficients == "channel"
     options = {
         "CHARGE": 0,
@@ -155,6 +174,7 @@ def _compile(build: Build):
         "RESET": build.reset,
         "DETACH": build.detach,
         "SURROGATE": build.surrogate,
+        "RECIPROCAL": nvidia,
         "REFRACTORY": build.refractory,
         "DECAY_PER_CHANNEL": per_channel,
         "THRESHOLD_PER_CHANNEL": per_channel,
@@ -179,14 +199,11 @@ def _compile(build: Build):
         else:
             signature[name] = POINTERS[build.dtype if name in ("x", "s", "ds", "dx") else "float32"]
             attributes[(place,)] = [["tt.divisibility", 16]]
-    if isinstance(build.target, str):
-        device = GPUTarget("hip", build.target, 64)
-    else:
-        device = GPUTarget("cuda", build.target, 32)
+    device = GPUTarget("cuda", build.target, 32) if nvidia else GPUTarget("hip", build.target, 64)
     binary = triton.compile(
         ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes),
         target=device,
-        options={"num_warps": launch.warps, "enable_fp_fusion": False},
+        options=compiler_options(launch, nvidia and not forward),
     )
     return binary, launch
 
@@ -211,12 +228,18 @@ def _steady_loop(sass: str) -> list[str]:
     return loops[0]
 
 
+def _watched(text: str) -> list[str]:
+    """What `WATCHED` finds, each once."""
+    return sorted(set(re.findall(WATCHED, text)))
+
+
 def report(build: Build) -> Report:
     """Compile and look at what came out."""
     binary, launch = _compile(build)
     if isinstance(build.target, str):
         text = binary.asm["amdgcn"]
-        return Report(spilled=int(re.search(r"\.vgpr_spill_count:\s*(\d+)", text)[1]))
+        spilled = int(re.search(r"\.vgpr_spill_count:\s*(\d+)", text)[1])
+        return Report(spilled, _watched(text))
     import triton.backends.nvidia as nvidia
 
     tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
@@ -234,7 +257,7 @@ def report(build: Build) -> Report:
     per_thread = max(1, launch.block // (32 * launch.warps))
     return Report(
         spilled=int(re.search(r"STACK:(\d+)", usage)[1]),
-        fma=binary.asm["ptx"].count("fma.rn.f32"),
+        instructions=_watched(binary.asm["ptx"]),
         loads=len(loads),
         wide_loads=sum(".128" in t for t in loads),
         ahead=launch.ahead,

@@ -18,6 +18,7 @@ from snnkernels.backends.triton.launches import (
     CHECKPOINT_EVERY,
     Launch,
     Row,
+    compiler_options,
     gpu_class,
     launches_for,
 )
@@ -28,6 +29,7 @@ from snnkernels.layout import Layout, Rows
 __all__ = ["CHECKPOINT_EVERY", "neuron_backward", "neuron_forward", "why_unavailable"]
 
 _OLDEST = (3, 6)  # Triton
+NVIDIA = not INTERPRETED and torch.version.hip is None
 
 
 def why_unavailable(device_type: str) -> str | None:
@@ -61,6 +63,7 @@ def _run(
     kernel,
     layout: Layout,
     launch: Launch,
+    rare: bool,
     walked: dict[str, Rows | None],
     tensors: dict[str, Tensor | None],
     arguments: dict,
@@ -72,6 +75,7 @@ def _run(
         kernel: the jit function.
         layout: of the call.
         launch: its parameters.
+        rare: see `Launch.fitting`.
         walked: strides by the prefix of their names in the kernel; None: absent.
         tensors: pointers by name.
         arguments: numbers and compile-time options by name.
@@ -80,10 +84,12 @@ def _run(
     walked = {name: rows or layout.out._replace(inner=1) for name, rows in walked.items()}
     sizes = [layout.inner, *(k for r in walked.values() for k in (r.outer, r.time))]
     align = 16 // x.element_size()
-    if any(size % align for size in sizes) or not _in_rows(layout, launch.block):
-        align, launch = 1, launch.unaligned()
+    aligned = not any(size % align for size in sizes) and _in_rows(layout, launch.block)
+    launch = launch.fitting(aligned=aligned, rare=rare)
+    align = align if aligned else 1
     wide = _in_rows(layout, launch.block)
     tiles = -(-layout.inner // launch.block)
+    arguments = arguments | ({"U": launch.ahead} if "U" in kernel.arg_names else {})
     strides = {}
     for name, row in walked.items():
         strides[f"{name}_outer"], strides[f"{name}_time"] = row.outer // align, row.time // align
@@ -104,8 +110,7 @@ def _run(
             ALIGN=align,
             WIDE=wide,
             BLOCK=launch.block,
-            num_warps=launch.warps,
-            enable_fp_fusion=False,
+            **compiler_options(launch, NVIDIA and kernel is neuron_bwd_kernel),
         )
 
 
@@ -160,6 +165,7 @@ def neuron_forward(
         neuron_fwd_kernel,
         layout,
         launch,
+        h is not None,
         {"x": layout.inputs[0], "out": layout.out},
         {
             "x": x,
@@ -173,7 +179,7 @@ def neuron_forward(
             "wait_out": state_out[1] if options.refractory else None,
             "checkpoints": checkpoints,
         },
-        _shared_arguments(options, numbers, decay, v_threshold) | {"U": launch.ahead},
+        _shared_arguments(options, numbers, decay, v_threshold),
         x,
     )
 
@@ -210,6 +216,7 @@ def neuron_backward(
         neuron_bwd_kernel,
         layout,
         launch or _row(layout, x).backward,
+        dh is not None or options.refractory > 0 or any(g is not None for g in sums),
         dict(zip(("x", "ds", "dh", "out"), (*layout.inputs, layout.out), strict=True)),
         {
             "x": x,
@@ -232,6 +239,7 @@ def neuron_backward(
             "q": numbers.surrogate_q,
             "DETACH": bool(options.detach_reset),
             "SURROGATE": options.surrogate,
+            "RECIPROCAL": NVIDIA,
         },
         x,
     )

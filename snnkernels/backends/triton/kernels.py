@@ -19,6 +19,7 @@ from snnkernels.backends.triton.neuron import (
     fire,
     narrow,
     reset,
+    spike,
     step,
     step_back,
     surrogate_grad,
@@ -194,8 +195,7 @@ def neuron_fwd_kernel(
                     h_t, fired, v, wait = step(
                         v, wait, widen(x_rows[u]), a, theta, v_reset, period, RESET, REFRACTORY
                     )
-                    s_t = tl.where(fired, 1.0, 0.0).to(s.dtype.element_ty)
-                    tl.store(s_to, s_t, mask=valid)
+                    tl.store(s_to, spike(fired, s.dtype.element_ty), mask=valid)
                     if h is not None:
                         tl.store(h_to, h_t, mask=valid)
                 s_to += out_time * ALIGN
@@ -248,6 +248,7 @@ def neuron_bwd_kernel(
     RESET: tl.constexpr,
     DETACH: tl.constexpr,
     SURROGATE: tl.constexpr,
+    RECIPROCAL: tl.constexpr,
     REFRACTORY: tl.constexpr,
     DECAY_PER_CHANNEL: tl.constexpr,
     THRESHOLD_PER_CHANNEL: tl.constexpr,
@@ -358,7 +359,7 @@ def neuron_bwd_kernel(
                         potentials[k],
                         fire(potentials[k], theta) & live,
                         live,
-                        surrogate_grad(potentials[k] - theta, p, q, SURROGATE),
+                        surrogate_grad(potentials[k] - theta, p, q, SURROGATE, RECIPROCAL),
                         v_before,
                         a,
                         theta,

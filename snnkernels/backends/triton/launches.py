@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 CHECKPOINT_EVERY = 16  # steps; the backward kernel holds as many in registers
+MAX_REGISTERS = 128  # of a thread: with more, a multiprocessor of NVIDIA's holds under 16 warps
 
 
 class Launch(NamedTuple):
@@ -24,10 +25,18 @@ class Launch(NamedTuple):
     warps: int
     ahead: int = CHECKPOINT_EVERY
 
-    def unaligned(self) -> Launch:
-        """For rows that allow no wide access: few neurons a thread, each has its own loads."""
-        per_thread = 1 if self.ahead >= CHECKPOINT_EVERY else 2
-        return self._replace(block=min(self.block, 32 * self.warps * per_thread))
+    def fitting(self, *, aligned: bool, rare: bool) -> Launch:
+        """So that a call fits MAX_REGISTERS: fewer neurons a thread, fewer steps ahead.
+
+        Args:
+            aligned: rows allow wide accesses. Else each neuron has its own loads and addresses.
+            rare: a step holds more than a plain call's: what is recorded, summed or waited for.
+        """
+        ahead = min(self.ahead, CHECKPOINT_EVERY) if rare else self.ahead
+        if aligned and not (rare and ahead == CHECKPOINT_EVERY):
+            return self._replace(ahead=ahead)
+        per_thread = 1 if ahead >= CHECKPOINT_EVERY else 2
+        return self._replace(block=min(self.block, 32 * self.warps * per_thread), ahead=ahead)
 
 
 class Row(NamedTuple):
@@ -64,6 +73,18 @@ LAUNCHES: dict[str, dict[int, tuple[Row, ...]]] = {
     # Its time goes by programs and operations, whatever their size.
     "interpreter": dict.fromkeys((2, 4), (Row(0, Launch(1024, 32, 4), Launch(1024, 32)),)),
 }
+
+
+def compiler_options(launch: Launch, limit: bool) -> dict:
+    """What the compiler is told: products and sums are rounded one by one.
+
+    Args:
+        launch: of the kernel.
+        limit: set MAX_REGISTERS, for the backward kernels on NVIDIA. The others stay under it by
+            themselves and take more registers than they need when they are given a limit.
+    """
+    options = {"num_warps": launch.warps, "enable_fp_fusion": False}
+    return options | {"maxnreg": MAX_REGISTERS} if limit else options
 
 
 def launches_for(gpu_class: str, neurons: int, dtype: torch.dtype) -> Row:
