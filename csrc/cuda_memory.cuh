@@ -16,18 +16,32 @@ struct Rows {
   Int outer, time, inner;
 };
 
-// The arguments of every neuron kernel. csrc/snncore.h says what each one holds;
-// backends/cuda_launch.py: Call packs the same fields in the same order.
+// Which options a kernel has. rare: per-channel coefficients, refractory periods, recorded h,
+// parameter gradients, and inputs or outputs that are broadcast or absent. general: these, and
+// gain, trace and synapse. Which of them a call uses is then asked at run time.
+enum class Level : int { plain, rare, general };
+
+// The arguments of every kernel that walks over time. csrc/snncore.h says what each one holds;
+// backends/cuda_launch.py: pack_call packs the same fields in the same order.
 struct Call {
   Rows x, s, h, ds, dh, dx;
-  const float *v0, *wait0, *dv;                           // [M]; nullptr: zero
-  float *v, *wait, *checkpoints, *dv0, *ddecay, *dtheta;  // the gradients: nullptr: not wanted
-  const float *decay, *theta;                             // [count]; nullptr: the value holds
-  Int decay_count, theta_count;                           // 1, or C
+  const float *v0, *wait0, *dv;                // [M]; nullptr: zero
+  float* state;                                // [rows, M] after the last step
+  float *checkpoints, *dv0, *ddecay, *dtheta;  // the gradients: nullptr: not wanted
+  const float *decay, *theta;                  // [count]; nullptr: the value holds
+  Int decay_count, theta_count;                // 1, or C
   Int O, I, C, channel_inner;
-  int T, K;  // K: steps between checkpoints; 0: none
+  int surrogate, detach, T, K;  // K: steps between checkpoints; 0: none
   float decay_value, theta_value, v_reset, refractory, surrogate_p, surrogate_q;
-  int surrogate, reserved;
+  // Of the general neuron; the filter's alone (s and ds are then its f and df) uses the synapse's.
+  const float *gain, *trace_decay;  // as decay
+  Int gain_count, trace_decay_count;
+  const float *alpha, *beta;  // [P, filter_count], [Q + 1, filter_count]; nullptr: no synapse
+  Int filter_count;
+  const float *trace0, *synapse0, *dtrace, *dsynapse;  // [M], [P + Q, M], and again
+  float *dtrace0, *dsynapse0, *dgain, *dtrace_decay, *dcoefficients;
+  float gain_value, trace_decay_value;
+  int P, Q;
 };
 
 constexpr int THREADS = 128;    // a block of the register kernels
@@ -235,30 +249,24 @@ SNN_DEVICE void load_steps(Pack<IO, VEC> (&to)[N], const Rows& a, const char* p,
   }
 }
 
-// Coefficients of the VEC neurons of a thread.
-template <int VEC, bool RARE>
-struct Coefficients {
-  static constexpr int N = RARE ? VEC : 1;
-  float decay_[N], theta_[N], v_reset, period;
+// The channels of N neurons from m on; all 0 where no coefficient has more than one value.
+template <int N>
+struct Channels {
+  Int of[N];
 
-  SNN_DEVICE Coefficients(const Call& a, Int m) : v_reset(a.v_reset), period(a.refractory) {
-    const float decay = a.decay ? *a.decay : a.decay_value;
-    const float theta = a.theta ? *a.theta : a.theta_value;
+  SNN_DEVICE Channels(const Call& a, Int m, bool differ) {
 #pragma unroll
-    for (int j = 0; j < N; ++j) decay_[j] = decay, theta_[j] = theta;
-    if (RARE && (a.decay_count > 1 || a.theta_count > 1)) {
-#pragma unroll
-      for (int j = 0; j < N; ++j) {
-        const Int channel = (m + j) / a.channel_inner % a.C;
-        if (a.decay_count > 1) decay_[j] = a.decay[channel];
-        if (a.theta_count > 1) theta_[j] = a.theta[channel];
-      }
-    }
+    for (int j = 0; j < N; ++j) of[j] = differ ? (m + j) / a.channel_inner % a.C : 0;
   }
-  SNN_DEVICE float decay(int j) const { return decay_[RARE ? j : 0]; }
-  SNN_DEVICE float theta(int j) const { return theta_[RARE ? j : 0]; }
-  SNN_DEVICE bool refractory() const { return RARE && period > 0; }
 };
+
+// A coefficient of N neurons, of which there are `count` values.
+template <int N>
+SNN_DEVICE void spread(float (&to)[N], const float* p, Int count, float value,
+                       const Channels<N>& channel) {
+#pragma unroll
+  for (int j = 0; j < N; ++j) to[j] = p ? p[count > 1 ? channel.of[j] : 0] : value;
+}
 
 }  // namespace cuda
 }  // namespace snn

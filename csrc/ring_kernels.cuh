@@ -55,13 +55,12 @@ __global__ void __launch_bounds__(32, 16) neuron_fwd_ring_kernel(const __grid_co
               at = {tile.o, tile.i + lane * VEC, tile.m + lane * VEC};
   const bool inside = at.i < a.I;
   const Tile x(a.x, a, tile, lane);
-  const Coefficients<VEC, false> q(a, at.m);
-  float v[VEC], wait[VEC];
-  load_row_or_zero(v, inside ? a.v0 : nullptr, at.m);
-  load_row_or_zero(wait, nullptr, 0);
+  const Coefficients<VEC, Level::plain> q(a, at.m);
+  State<R, VEC, Level::plain> state;
+  state.start(a, q, at.m, inside);
   const Int M = a.O * a.I, s_step = a.s.time * Int(sizeof(IO));
   char* s = address<IO>(a.s, at);
-  float* checkpoint = a.checkpoints + at.m;
+  float *checkpoint = a.checkpoints + at.m, *end = a.state + at.m;
 
 #pragma unroll 1
   for (int c = 0; c < STAGES - 1; ++c) {
@@ -76,10 +75,7 @@ __global__ void __launch_bounds__(32, 16) neuron_fwd_ring_kernel(const __grid_co
     x.fetch(ring[free_slot], t0 + (STAGES - 1) * RING_STEPS, a.T, lane);
     commit_copies();
     if (inside) {
-      if (t0 && a.K) {
-        store_row(checkpoint, v);
-        checkpoint += M;
-      }
+      if (t0 && a.K) state.save(a, q, M, checkpoint, false);
       Pack<IO, VEC> now[RING_STEPS];
 #pragma unroll
       for (int k = 0; k < RING_STEPS; ++k) {
@@ -88,14 +84,14 @@ __global__ void __launch_bounds__(32, 16) neuron_fwd_ring_kernel(const __grid_co
 #pragma unroll
       for (int k = 0; k < RING_STEPS; ++k) {
         if (t0 + k < a.T) {
-          forward_step<IO, R>(q, now[k], v, wait, nullptr).store(s);
+          forward_step<IO>(q, now[k], state, nullptr).store(s);
           s += s_step;
         }
       }
     }
     slot = slot == STAGES - 1 ? 0 : slot + 1;
   }
-  if (inside) store_state(a, at.m, v, wait, false);
+  if (inside) state.save(a, q, M, end, true);
 }
 
 // A stage holds x and ds of one chunk and the state before it. K is RING_STEPS.
@@ -109,12 +105,11 @@ __global__ void __launch_bounds__(32, 16) neuron_bwd_ring_kernel(const __grid_co
               at = {tile.o, tile.i + lane * VEC, tile.m + lane * VEC};
   const bool inside = at.i < a.I;
   const Tile x(a.x, a, tile, lane), ds(a.ds, a, tile, lane);
-  const Coefficients<VEC, false> q(a, at.m);
-  float v[VEC], wait[VEC], dv[VEC], v0[VEC];
-  load_row_or_zero(v0, inside ? a.v0 : nullptr, at.m);
-  load_row_or_zero(dv, inside ? a.dv : nullptr, at.m);
-  load_row_or_zero(wait, nullptr, 0);
-  Sums<VEC, false> sums;
+  const Coefficients<VEC, Level::plain> q(a, at.m);
+  State<R, VEC, Level::plain> state0, state;
+  state0.start(a, q, at.m, inside);
+  state = state0;
+  Adjoint<VEC, Level::plain> to(a, at.m, inside);
   const int last = (a.T - 1) / K;
   const Int M = a.O * a.I, dx_step = K * a.dx.time * Int(sizeof(IO));
   char* dx = address<IO>(a.dx, at) + last * dx_step;
@@ -149,19 +144,18 @@ __global__ void __launch_bounds__(32, 16) neuron_bwd_ring_kernel(const __grid_co
         ds_steps[k] = Pack<IO, VEC>::load(mine + STREAM + k * Tile::ROW);
       }
       if (c) {
-        load_row(v, reinterpret_cast<const float*>(ring[slot] + 2 * STREAM) + lane * VEC);
+        load_row(state.v, reinterpret_cast<const float*>(ring[slot] + 2 * STREAM) + lane * VEC);
       } else {
-#pragma unroll
-        for (int j = 0; j < VEC; ++j) v[j] = v0[j];
+        state = state0;
       }
       const int n = c == last ? a.T - c * K : K;
-      backward_chunk<IO, R, DETACH>(a, q, n, c != last || a.dv, x_steps, ds_steps, nullptr, dx, v,
-                                    wait, dv, sums);
+      backward_chunk<IO, R, DETACH>(a, q, at.m, n, a.T - c * K - n, c != last || a.dv, x_steps,
+                                    ds_steps, nullptr, dx, state, to);
       dx -= dx_step;
     }
     slot = slot == STAGES - 1 ? 0 : slot + 1;
   }
-  if (inside) store_gradients(a, at.m, dv, sums);
+  if (inside) to.finish(a, q, at.m);
 }
 
 }  // namespace cuda

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from snnkernels import ops
+from snnkernels import filter_ops, ops
 from snnkernels.backends import cuda
+from tests.targets import Target
 
+ON_HOST = Target("cuda")  # on CPU tensors, within the fixture `emulator`
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "cuda_on_host"
 
@@ -68,7 +70,8 @@ def emulator(emulator_library, monkeypatch):
     """``backend="cuda"`` works on CPU tensors; ``multiprocessors`` sets the size of the GPU."""
     machine = Emulator(emulator_library)
     machine.multiprocessors = 132
-    monkeypatch.setattr(ops, "choose", lambda name, *_: name)  # where it may run is not the matter
+    for module in (ops, filter_ops):  # where it may run is not the matter
+        monkeypatch.setattr(module, "choose", lambda name, *_: name)
     monkeypatch.setattr(
         cuda,
         "_target",

@@ -12,7 +12,10 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ("-std=c++17", "--fmad=false", "-cubin", f"-I{ROOT / 'csrc'}")
-RESETS = ("snn::Reset::hard", "snn::Reset::soft", "snn::Reset::none")
+ENUMS = {
+    "snn::Reset": ("hard", "soft", "none", "trace"),
+    "snn::cuda::Level": ("plain", "rare", "general"),
+}
 
 
 class Kernel(NamedTuple):
@@ -63,7 +66,7 @@ def _demangled(names: list[str]) -> dict[str, str]:
     plain = _run(tool("c++filt"), *names).splitlines()
     expressions = {}
     for name, text in zip(names, plain, strict=True):
-        text = re.sub(r"\(snn::Reset\)(\d)", lambda m: RESETS[int(m[1])], text)
+        text = re.sub(r"\((snn::[\w:]+)\)(\d)", lambda m: f"{m[1]}::{ENUMS[m[1]][int(m[2])]}", text)
         expressions[name] = re.sub(r"^void |\(snn::cuda::\w+\)$", "", text)
     return expressions
 

@@ -25,21 +25,24 @@ ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 RECORD = Path(__file__).parent / "data" / "cuda_instructions.json"
 MOST_REGISTERS, GROWTH = 128, 1.1
 
-FORWARD = "snn::cuda::neuron_fwd_kernel<{}, snn::Reset::hard, {}, {}, {}>"
-BACKWARD = "snn::cuda::neuron_bwd_kernel<{}, snn::Reset::{}, {}, {}, {}, {}>"
+FORWARD = "snn::cuda::neuron_fwd_kernel<{}, snn::Reset::hard, {}, {}, snn::cuda::Level::{}>"
+BACKWARD = "snn::cuda::neuron_bwd_kernel<{}, snn::Reset::{}, {}, {}, {}, snn::cuda::Level::{}>"
 BF16, F16 = "snn::cuda::bf16", "snn::cuda::f16"
 # kernel: loads before the first store, bytes of one load, neuron-steps of one turn of its loop
 KERNELS = {
-    FORWARD.format("float", 4, 8, "false"): (8, 16, 32),
-    FORWARD.format(BF16, 8, 4, "false"): (4, 16, 32),
-    FORWARD.format(F16, 8, 4, "false"): (4, 16, 32),
-    FORWARD.format(BF16, 2, 16, "false"): (16, 4, 32),
-    FORWARD.format(BF16, 8, 4, "true"): (4, 16, 32),
-    BACKWARD.format("float", "hard", "false", 4, 4, "false"): (8, 16, 16),
-    BACKWARD.format("float", "hard", "false", 2, 16, "false"): (32, 8, 32),
-    BACKWARD.format("float", "soft", "true", 2, 16, "false"): (32, 8, 32),
-    BACKWARD.format(BF16, "hard", "true", 2, 16, "false"): (32, 4, 32),
-    BACKWARD.format(BF16, "hard", "false", 1, 16, "true"): (32, 2, 16),
+    FORWARD.format("float", 4, 8, "plain"): (8, 16, 32),
+    FORWARD.format(BF16, 8, 4, "plain"): (4, 16, 32),
+    FORWARD.format(F16, 8, 4, "plain"): (4, 16, 32),
+    FORWARD.format(BF16, 2, 16, "plain"): (16, 4, 32),
+    FORWARD.format(BF16, 8, 4, "rare"): (4, 16, 32),
+    BACKWARD.format("float", "hard", "false", 4, 4, "plain"): (8, 16, 16),
+    BACKWARD.format("float", "hard", "false", 2, 16, "plain"): (32, 8, 32),
+    BACKWARD.format("float", "soft", "true", 2, 16, "plain"): (32, 8, 32),
+    BACKWARD.format(BF16, "hard", "true", 2, 16, "plain"): (32, 4, 32),
+    BACKWARD.format(BF16, "hard", "false", 1, 16, "rare"): (32, 2, 16),
+    FORWARD.format("float", 2, 8, "general").replace("hard", "trace"): (8, 8, 16),
+    BACKWARD.format(BF16, "trace", "false", 1, 8, "general"): (16, 2, 8),
+    BACKWARD.format("float", "trace", "false", 1, 8, "general"): (16, 4, 8),
     "snn::cuda::neuron_fwd_ring_kernel<float, snn::Reset::hard, 1, 16>": (0, 0, 16),
     f"snn::cuda::neuron_bwd_ring_kernel<{BF16}, snn::Reset::hard, false, 2, 7>": (0, 0, 32),
 }

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 
 from snnkernels.backends import cuda_launch
+from tests import test_general as general
 from tests.cases import (
     AXES,
     DTYPES,
@@ -20,7 +22,7 @@ from tests.cases import (
     pairwise,
 )
 from tests.compare import assert_matches, expected, run
-from tests.cuda_emulation import emulator, emulator_library  # noqa: F401  (fixtures)
+from tests.cuda_emulation import ON_HOST, emulator, emulator_library  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.usefixtures("nan_filled")
 
@@ -80,7 +82,34 @@ def test_every_kernel(emulator, dtype, policy):  # noqa: F811
     io = f"<{cuda_launch.IO[dtype]}, snn::Reset::{reset}"
     backward = f"{io}, {'true' if detach else 'false'}, "
     built = {n for n in emulator.kernel_names() if io in n and ("fwd" in n or backward in n)}
+    built = {n for n in built if "general" not in n}
     assert built and built <= set(emulator.launched), built - set(emulator.launched)
+
+
+# Neurons and steps that lead to each general kernel, with many blocks, the last of them not full.
+@dtypes
+@pytest.mark.parametrize("reset", general.RESETS)
+def test_every_general_kernel(emulator, dtype, reset):  # noqa: F811
+    emulator.multiprocessors = 1
+    for shape, orders, record in (((37, 516), (2, 2), None), ((50, 3, 3, 43), (1, 1), "h")):
+        x, want, arriving = general.make(shape, orders, True, 0.8, reset, dtype)
+        if record:
+            arriving["h"] = torch.randn(shape)
+        general.check(ON_HOST, x, want, arriving, reset=reset, refractory=1, record=record)
+    io = f"<{cuda_launch.IO[dtype]}, snn::Reset::{reset}"
+    built = {n for n in emulator.kernel_names() if io in n and "general" in n}
+    assert len(built) == 3 and built <= set(emulator.launched), built - set(emulator.launched)
+
+
+def test_general_kernels_take_broadcast_and_absent_sequences(emulator):  # noqa: F811
+    emulator.multiprocessors = 1
+    for dims in ((0,), (1,), (2,)):
+        x, want, arriving = general.make((35, 66, 4), (2, 2), True, 0.8, "trace")
+        x = x.narrow(dims[0], 0, 1).expand(35, 66, 4)
+        general.check(ON_HOST, x, want, arriving, reset="trace")
+        for absent in arriving:
+            rest = {name: g for name, g in arriving.items() if name != absent}
+            general.check(ON_HOST, x, want, rest, reset="trace")
 
 
 @pytest.mark.parametrize("steps", (1, 15, 16, 17, 63, 64, 65, 240, 257))

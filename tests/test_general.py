@@ -12,6 +12,7 @@ from snnkernels import Rectangle, State, Triangle, reference
 from snnkernels.backends import load
 from tests.cases import GENERAL_OPTIONS
 from tests.compare import EPS, assert_same
+from tests.cuda_emulation import ON_HOST, emulator, emulator_library  # noqa: F401  (fixtures)
 from tests.targets import TARGETS
 
 KERNELS = [t for t in TARGETS if "general" in getattr(load(t.backend), "OPS", ())]
@@ -29,8 +30,11 @@ PARTS = (
 )
 
 
-@pytest.fixture(params=KERNELS, ids=str)
+@pytest.fixture(params=[*KERNELS, ON_HOST], ids=str)
 def kernel(request):
+    if request.param is ON_HOST:
+        request.getfixturevalue("emulator")
+        request.getfixturevalue("nan_filled")
     with request.param.chosen():
         yield request.param
 
@@ -74,10 +78,10 @@ def run(x, want, arriving, backend, device="cpu", **options):
     if "alpha" in leaves:
         call["synapse"] = leaves["alpha"], leaves["beta"]
     state = State(**{k: leaves[k] for k in ("v", "synapse", "trace") if k in leaves})
-    s, after, *penalty = snnkernels.lif(leaves["x"], state, backend=backend, **call, **options)
+    s, after, *more = snnkernels.lif(leaves["x"], state, backend=backend, **call, **options)
     outputs = {"s": s, **{k: p for k, p in after._asdict().items() if p is not None}}
-    if penalty:
-        outputs["penalty"] = penalty[0]
+    asked = {"h": options.get("record"), "penalty": options.get("regulariser")}
+    outputs |= zip((name for name, value in asked.items() if value), more, strict=True)
     used = [(outputs[k], g.to(device)) for k, g in arriving.items() if outputs[k].numel()]
     grads = torch.autograd.grad(
         [o for o, _ in used],

@@ -18,10 +18,14 @@ from torch import Tensor
 
 from snnkernels.backends import cuda_launch
 from snnkernels.backends.cuda_launch import CHECKPOINT_EVERY, pack_call, rows_of, shape_of
+from snnkernels.neuron_op import General, is_general
 
 __all__ = ["CHECKPOINT_EVERY", "neuron_backward", "neuron_forward", "way", "why_unavailable"]
 
+OPS = ("neuron", "general")
+
 _OLDEST = (8, 0)  # compute capability: cp.async
+_PLAIN = General()
 
 
 class Target(NamedTuple):
@@ -99,20 +103,31 @@ def _multiprocessors(index: int) -> int:
 
 
 def neuron_forward(
-    layout, options, numbers, x, v, refractory, decay, v_threshold, *, s, state_out, h, checkpoints
+    layout,
+    options,
+    numbers,
+    x,
+    v,
+    refractory,
+    decay,
+    v_threshold,
+    *,
+    s,
+    state_out,
+    h,
+    checkpoints,
+    general=_PLAIN,
 ) -> None:
     """Fill s, state_out, h and checkpoints; see ``csrc/snncore.h: NeuronForward``."""
     target = _target(x)
     in_x, out = layout.inputs[0], layout.out
-    wait = state_out[1] if options.refractory else None
-    rare = bool(options.refractory) or h is not None or _per_channel(decay, v_threshold)
     sequences = [(x, in_x), (s, out)] + ([] if h is None else [(h, out)])
     shape = shape_of(
         layout,
         x.dtype,
         sequences,
-        [v, refractory, state_out, checkpoints],
-        rare,
+        [v, refractory, state_out, checkpoints, *general[4:8]],
+        _level(options, numbers, general, h, decay, v_threshold),
         target.multiprocessors,
     )
     kernel = cuda_launch.forward(shape, options.reset)
@@ -122,13 +137,13 @@ def neuron_forward(
         numbers,
         decay,
         v_threshold,
+        general,
         x=rows_of(x, in_x),
         s=rows_of(s, out),
         h=rows_of(h, out),
         v0=v,
         wait0=refractory,
-        v=state_out,
-        wait=wait,
+        state=state_out,
         checkpoints=checkpoints,
     )
     with target.guard:
@@ -153,24 +168,24 @@ def neuron_backward(
     dv0,
     ddecay,
     dv_threshold,
+    general=_PLAIN,
+    general_out=(None,) * 6,
 ) -> None:
     """Fill the gradients that are not None; see ``csrc/snncore.h: NeuronBackward``."""
     target = _target(x)
     in_x, in_ds, in_dh = layout.inputs
-    sums = [
-        None if g is None else torch.empty(layout.neurons, device=x.device)
-        for g in (ddecay, dv_threshold)
-    ]
-    rare = (
-        bool(options.refractory)
-        or dh is not None
-        or ddecay is not None
-        or dv_threshold is not None
-        or _per_channel(decay, v_threshold)
-    )
+    dgain, dtrace_decay, dalpha, dbeta, dtrace0, dsynapse0 = general_out
+    wanted = (ddecay, dv_threshold, dgain, dtrace_decay)
+    sums = [None if g is None else torch.empty(layout.neurons, device=x.device) for g in wanted]
+    filter_sums = None
+    if dalpha is not None or dbeta is not None:
+        filter_sums = torch.empty(general.synapse_rows + 1, layout.neurons, device=x.device)
+    level = _level(options, numbers, general, dh, decay, v_threshold)
+    if level == "plain" and any(g is not None for g in wanted):
+        level = "rare"
     sequences = [(x, in_x), (ds, in_ds), (dx, layout.out)] + ([] if dh is None else [(dh, in_dh)])
-    states = [v, refractory, dv, dv0, checkpoints]
-    shape = shape_of(layout, x.dtype, sequences, states, rare, target.multiprocessors)
+    states = [v, refractory, dv, dv0, checkpoints, *general[4:8], dtrace0, dsynapse0]
+    shape = shape_of(layout, x.dtype, sequences, states, level, target.multiprocessors)
     kernel = cuda_launch.backward(shape, options.reset, bool(options.detach_reset))
     arguments = pack_call(
         layout,
@@ -178,6 +193,7 @@ def neuron_backward(
         numbers,
         decay,
         v_threshold,
+        general,
         x=rows_of(x, in_x),
         ds=rows_of(ds, in_ds),
         dh=rows_of(dh, in_dh),
@@ -189,12 +205,26 @@ def neuron_backward(
         dv0=dv0,
         ddecay=sums[0],
         dtheta=sums[1],
+        dtrace0=dtrace0,
+        dsynapse0=dsynapse0,
+        dgain=sums[2],
+        dtrace_decay=sums[3],
+        dcoefficients=filter_sums,
     )
     with target.guard:
         target.launch(*kernel, arguments, target.stream)
-        for gradient, per_neuron in zip((ddecay, dv_threshold), sums, strict=True):
+        for gradient, per_neuron in zip(wanted, sums, strict=True):
             if gradient is not None:
                 _reduce(target, layout, per_neuron, gradient)
+        _reduce_filter(target, layout, filter_sums, dalpha, dbeta)
+
+
+def _level(options, numbers, general: General, recorded: Tensor | None, *coefficients) -> str:
+    """Which options a kernel must have; see ``csrc/cuda_memory.cuh: Level``."""
+    if is_general(options, numbers, general):
+        return "general"
+    per_channel = any(c is not None and c.numel() > 1 for c in coefficients)
+    return "rare" if options.refractory or recorded is not None or per_channel else "plain"
 
 
 def _reduce(target: Target, layout, per_neuron: Tensor, gradient: Tensor) -> None:
@@ -207,5 +237,13 @@ def _reduce(target: Target, layout, per_neuron: Tensor, gradient: Tensor) -> Non
     target.launch(*all_parts, arguments, target.stream)
 
 
-def _per_channel(*coefficients: Tensor | None) -> bool:
-    return any(c is not None and c.numel() > 1 for c in coefficients)
+def _reduce_filter(target: Target, layout, sums: Tensor | None, dalpha, dbeta) -> None:
+    """Sums `[P + Q + 1, M]` into the gradients of a filter's coefficients that are wanted."""
+    if sums is None:
+        return
+    if dalpha is not None:
+        for out, per_neuron in zip(dalpha, sums, strict=False):
+            _reduce(target, layout, per_neuron, out)
+    if dbeta is not None:
+        for out, per_neuron in zip(dbeta, sums[-dbeta.shape[0] :], strict=True):
+            _reduce(target, layout, per_neuron, out)

@@ -14,18 +14,22 @@ import torch
 from torch import Tensor
 
 from snnkernels.layout import Layout, Rows
+from snnkernels.neuron_op import General
 
-CHECKPOINT_EVERY = 16  # steps; a backward kernel holds as many in its registers
+CHECKPOINT_EVERY = 16  # steps; most backward kernels hold as many in their registers
 THREADS, RING_THREADS, REDUCE_THREADS = 128, 32, 256  # per block, as in csrc/*.cuh
 
 # From this many steps on a ring of stages in shared memory pays, if its warps are so few that each
 # multiprocessor holds all of its share at once (32 KiB of ring each).
 RING_STEPS, RING_WARPS = 64, 6
 
+# Steps that a general backward kernel holds in its registers; a divisor of CHECKPOINT_EVERY.
+GENERAL_CHUNK = 8
+
 IO = {torch.float32: "float", torch.bfloat16: "snn::cuda::bf16", torch.float16: "snn::cuda::f16"}
-_RESETS = ("snn::Reset::hard", "snn::Reset::soft", "snn::Reset::none")
+_RESETS = ("snn::Reset::hard", "snn::Reset::soft", "snn::Reset::none", "snn::Reset::trace")
 _ABSENT = (0, 0, 0, 0)
-_CALL = struct.Struct("<41q2i6f2i")
+_CALL = struct.Struct("<40q4i6f16q2f2i")
 _REDUCTION = struct.Struct("<7q")
 
 
@@ -48,7 +52,8 @@ class Shape(NamedTuple):
         inner: I.
         aligned: elements that every access may take at once: a power of two.
         ring: every row starts at a multiple of 16 bytes and ends at one.
-        rare: any option that only the RARE kernels have.
+        level: which options the kernel must have: "plain", "rare" or "general"; see
+            ``csrc/cuda_memory.cuh: Level``.
         multiprocessors: of the GPU.
     """
 
@@ -59,12 +64,16 @@ class Shape(NamedTuple):
     inner: int
     aligned: int
     ring: bool
-    rare: bool
+    level: str
     multiprocessors: int
 
 
 def _flag(value: bool) -> str:
     return "true" if value else "false"
+
+
+def _level(shape: Shape) -> str:
+    return f"snn::cuda::Level::{shape.level}"
 
 
 def _widest(shape: Shape, widths: tuple[int, ...]) -> int:
@@ -82,7 +91,8 @@ def _ring(shape: Shape) -> Launch | None:
     """The shape of a ring kernel where one pays: a warp holds 32 words of 4 bytes."""
     tiles = shape.outer * -(-shape.inner // (32 * (4 // shape.size)))
     pays = shape.steps >= RING_STEPS and tiles <= RING_WARPS * shape.multiprocessors
-    return Launch("", tiles, RING_THREADS) if pays and shape.ring and not shape.rare else None
+    fits = shape.ring and shape.level == "plain"
+    return Launch("", tiles, RING_THREADS) if pays and fits else None
 
 
 @lru_cache(maxsize=1024)
@@ -96,28 +106,30 @@ def forward(shape: Shape, reset: int) -> Launch:
         name = f"neuron_fwd_ring_kernel<{shape.io}, {_RESETS[reset]}, {4 // shape.size}, 16>"
         return ring._replace(kernel="snn::cuda::" + name)
     most = 16 // shape.size
-    widths = (most, 1) if shape.rare else (8, 4, 2, 1)[(0 if most == 8 else 1) :]
+    narrower = (8, 4, 2, 1)[(0 if most == 8 else 1) :]
+    widths = {"plain": narrower, "rare": (most, 1), "general": (2, 1)}[shape.level]
     vec = _widest(shape, widths)
-    ahead = min(32 // vec, 16)
-    name = f"neuron_fwd_kernel<{shape.io}, {_RESETS[reset]}, {vec}, {ahead}, {_flag(shape.rare)}>"
+    ahead = GENERAL_CHUNK * 2 // vec if shape.level == "general" else min(32 // vec, 16)
+    name = f"neuron_fwd_kernel<{shape.io}, {_RESETS[reset]}, {vec}, {ahead}, {_level(shape)}>"
     return Launch("snn::cuda::" + name, _blocks(shape, vec), THREADS)
 
 
 @lru_cache(maxsize=1024)
 def backward(shape: Shape, reset: int, detach: bool) -> Launch:
     """The kernel for a backward call: short sequences take fewer steps and more neurons."""
-    policy = f"{shape.io}, {_RESETS[reset]}, {_flag(detach and reset != 2)}"
+    detach = detach and reset != 2 and shape.level != "general"  # those ask when they run
+    policy = f"{shape.io}, {_RESETS[reset]}, {_flag(detach)}"
     ring = _ring(shape)
     if ring:
         name = f"neuron_bwd_ring_kernel<{policy}, {4 // shape.size}, 7>"
         return ring._replace(kernel="snn::cuda::" + name)
-    vec, chunk = 1, CHECKPOINT_EVERY
-    if not shape.rare:
+    vec, chunk = 1, GENERAL_CHUNK if shape.level == "general" else CHECKPOINT_EVERY
+    if shape.level == "plain":
         most = 4 if shape.steps <= 4 else 8 // shape.size if shape.steps <= 8 else 2
         vec = _widest(shape, tuple(w for w in (4, 2, 1) if w <= most))
         if vec == most and shape.steps <= 8:
             chunk = 4 if shape.steps <= 4 else 8
-    name = f"neuron_bwd_kernel<{policy}, {vec}, {chunk}, {_flag(shape.rare)}>"
+    name = f"neuron_bwd_kernel<{policy}, {vec}, {chunk}, {_level(shape)}>"
     return Launch("snn::cuda::" + name, _blocks(shape, vec), THREADS)
 
 
@@ -130,16 +142,17 @@ def shape_of(
     dtype: torch.dtype,
     sequences: list[tuple[Tensor | None, Rows | None]],
     states: list[Tensor | None],
-    rare: bool,
+    level: str,
     multiprocessors: int,
 ) -> Shape:
     """The shape of a call; ``sequences`` and ``states`` are all the buffers it touches."""
+    special = False
     size = dtype.itemsize
     widths = layout.inner  # its lowest bit, and those below, are what all accesses share
     ring = layout.inner * size
     for tensor, rows in sequences:
         if tensor is None or not rows.inner:
-            rare = rare or tensor is None or not rows.inner
+            special = True
             continue
         strides = rows.time | (rows.outer if layout.outer > 1 else 0)
         elements = (tensor.data_ptr() // tensor.element_size()) | strides
@@ -159,7 +172,7 @@ def shape_of(
         layout.inner,
         aligned,
         ring % 16 == 0,
-        rare,
+        "rare" if special and level == "plain" else level,
         multiprocessors,
     )
 
@@ -170,6 +183,7 @@ def pack_call(
     numbers,
     decay: Tensor | None,
     v_threshold: Tensor | None,
+    general: General,
     *,
     x=_ABSENT,
     s=_ABSENT,
@@ -180,15 +194,21 @@ def pack_call(
     v0: Tensor | None = None,
     wait0: Tensor | None = None,
     dv: Tensor | None = None,
-    v: Tensor | None = None,
-    wait: Tensor | None = None,
+    state: Tensor | None = None,
     checkpoints: Tensor | None = None,
     dv0: Tensor | None = None,
     ddecay: Tensor | None = None,
     dtheta: Tensor | None = None,
+    dtrace0: Tensor | None = None,
+    dsynapse0: Tensor | None = None,
+    dgain: Tensor | None = None,
+    dtrace_decay: Tensor | None = None,
+    dcoefficients: Tensor | None = None,
 ) -> bytes:
     """The arguments of a neuron kernel: ``csrc/cuda_memory.cuh: Call``, field by field."""
-    addresses = (v0, wait0, dv, v, wait, checkpoints, dv0, ddecay, dtheta, decay, v_threshold)
+    buffers = (v0, wait0, dv, state, checkpoints, dv0, ddecay, dtheta, decay, v_threshold)
+    starts = (general.trace, general.synapse, general.dtrace, general.dsynapse)
+    more = (*starts, dtrace0, dsynapse0, dgain, dtrace_decay, dcoefficients)
     return _CALL.pack(
         *x,
         *s,
@@ -196,21 +216,37 @@ def pack_call(
         *ds,
         *dh,
         *dx,
-        *map(_address, addresses),
-        1 if decay is None else decay.numel(),
-        1 if v_threshold is None else v_threshold.numel(),
+        *map(_address, buffers),
+        _values(decay),
+        _values(v_threshold),
         layout.outer,
         layout.inner,
         layout.channels,
         layout.channel_inner,
+        options.surrogate,
+        options.detach_reset,
         layout.steps,
         options.checkpoint_every,
         *numbers[:3],
         float(options.refractory),
         *numbers[3:5],
-        options.surrogate,
-        0,
+        _address(general.gain),
+        _address(general.trace_decay),
+        _values(general.gain),
+        _values(general.trace_decay),
+        _address(general.alpha),
+        _address(general.beta),
+        1 if general.beta is None else general.beta.shape[1],
+        *map(_address, more),
+        numbers.gain,
+        numbers.trace_decay,
+        general.outputs,
+        general.synapse_rows - general.outputs,
     )
+
+
+def _values(coefficient: Tensor | None) -> int:
+    return 1 if coefficient is None else coefficient.numel()
 
 
 def rows_of(tensor: Tensor | None, rows: Rows | None) -> tuple[int, ...]:
@@ -236,7 +272,7 @@ def reduction(neurons: int, channels: int) -> tuple[Launch, Launch, int]:
 def pack_reduction(
     per_neuron: Tensor, partial: Tensor, out: Tensor, channel_inner: int, parts: int
 ) -> bytes:
-    """The arguments of the reduction kernels: ``csrc/kernels.cuh: Reduction``."""
+    """The arguments of the reduction kernels: ``csrc/cuda_sums.cuh: Reduction``."""
     return _REDUCTION.pack(
         per_neuron.data_ptr(),
         partial.data_ptr(),

@@ -1,0 +1,1 @@
+../../csrc/cuda_sums.cuh
