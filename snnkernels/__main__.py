@@ -6,7 +6,7 @@ import argparse
 import sys
 from importlib import import_module
 
-COMMANDS = ("demo", "fit", "associative", "info", "tune")
+COMMANDS = ("demo", "fit", "associative", "vowels", "digits", "info", "tune")
 
 
 def main(arguments: list[str] | None = None) -> int:

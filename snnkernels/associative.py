@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
+from snnkernels.data import Dataset, Samples
 from snnkernels.losses import van_rossum_distance
-from snnkernels.synapses import IIRSynapse, exponential
+from snnkernels.surrogates import Gaussian
+from snnkernels.synapses import exponential
+from snnkernels.training import SpikingClassifier
+
+SURROGATE = Gaussian(2.0)
 
 
 class Noise(NamedTuple):
@@ -47,87 +52,87 @@ def corrupt(patterns: Tensor, noise: Noise, generator: torch.Generator) -> Tenso
     return shown.to(patterns.dtype)
 
 
-class NoisyPatterns(torch.utils.data.IterableDataset):
-    """Batches of one noisy version of every pattern, ``batches`` of them an epoch.
-
-    Yields:
-        inputs `[T, N, trains]` and targets of the same shape, sample n being pattern n.
-    """
-
-    def __init__(self, patterns: Tensor, noise: Noise, batches: int, seed: int) -> None:
-        self.patterns, self.noise, self.batches = patterns, noise, batches
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self):
-        for _ in range(self.batches):
-            x = corrupt(self.patterns, self.noise, self.generator)
-            yield x.transpose(0, 1), self.patterns.transpose(0, 1)
-
-
-class AssociativeMemory(L.LightningModule):
-    """Train a network to give back the clean pattern, by the van Rossum distance (eq. 8).
+def noisy_data(
+    patterns: Tensor, noise: Noise, *, versions: int = 50, test_versions: int = 5, seed: int = 0
+) -> Dataset:
+    """Noisy versions of patterns, labelled with the number of their pattern.
 
     Args:
-        network: `[T, N, trains]` to the same.
-        tau: time constant of the loss's exponential filter, in steps. Default: 4.
-        lr: Adam's learning rate of the weights. Default: 1e-2.
-        filter_lr: the same of the synapses' coefficients, of which each acts on every spike of its
-            input: at the rate of the weights they undo what those learn. Default: 5e-4.
-        backend: of the loss's filter. Default: "auto".
+        patterns: `[P, T, trains]`.
+        noise: what is done to them.
+        versions: of each pattern to learn from. Default: 50.
+        test_versions: of each pattern that training never sees. Default: 5.
+        seed: of the noise. Default: 0.
+
+    Returns:
+        x uint8 `[versions * P, T, trains]`, version by version.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for count in (versions, test_versions):
+        x = torch.cat([corrupt(patterns, noise, generator).byte() for _ in range(count)])
+        parts.append(Samples(x, torch.arange(len(patterns)).repeat(count)))
+    return Dataset(*parts, classes=len(patterns))
+
+
+class AssociativeMemory(SpikingClassifier):
+    """Train a network to give back the clean pattern, by the van Rossum distance (eq. 8).
+
+    The loss is the distance of the output to the pattern that the input was made from. Accuracy,
+    measured on test samples alone, is the share of outputs that are closest to that pattern.
+
+    Args:
+        network: spikes `[T, N, trains]` to the same.
+        patterns: `[P, T, trains]`.
+        tau: time constant of the distance's exponential filter, in steps. Default: 4.
+        lr: Adam's learning rate of the weights. Default: 4e-3.
+        filter_lr: of the synapses' coefficients. Default: 5e-4.
+        backend: of the distance's filter. Default: "auto".
+        **options: of `SpikingClassifier`.
     """
 
     def __init__(
         self,
         network: nn.Module,
+        patterns: Tensor,
         *,
         tau: float = 4.0,
-        lr: float = 1e-2,
+        lr: float = 4e-3,
         filter_lr: float = 5e-4,
         backend: str = "auto",
+        **options,
     ) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(
+            network,
+            classes=len(patterns),
+            optimizer=partial(torch.optim.Adam, lr=lr, fused=True),
+            filter_lr=filter_lr,
+            **options,
+        )
+        self.register_buffer("patterns", patterns, persistent=False)
         self.filter = exponential(tau)
-        self.lr = lr
-        self.filter_lr = filter_lr
         self.backend = backend
 
-    def distance(self, s: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-        """Van Rossum distance of spike trains, per sample or their mean."""
+    def forward(self, x: Tensor) -> Tensor:
+        """From spikes of any dtype `[N, T, trains]` to what is recalled, `[T, N, trains]`."""
+        return self.network(x.transpose(0, 1).to(self.patterns.dtype))
+
+    def distance(self, s: Tensor, label: Tensor, reduction: str = "mean") -> Tensor:
+        """Van Rossum distance of outputs `[T, N, trains]` to patterns of these numbers `[N]`."""
+        target = self.patterns[label].transpose(0, 1)
         return van_rossum_distance(
             s, target, *self.filter, reduction=reduction, backend=self.backend
         )
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """The loss of one batch."""
-        x, target = batch
-        return self.distance(self.network(x), target)
+    def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Distance to the own pattern and, outside of training, closeness to each pattern."""
+        s = self(x)
+        if self.training:
+            return self.distance(s, y), None
+        distances = self.distances(s)
+        return distances.gather(1, y[:, None]).mean(), -distances
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        synapses = [m for m in self.network.modules() if isinstance(m, IIRSynapse)]
-        filters = [p for m in synapses for p in m.parameters()]
-        taken = {id(p) for p in filters}
-        groups = [{"params": [p for p in self.parameters() if id(p) not in taken]}]
-        if filters:
-            groups.append({"params": filters, "lr": self.filter_lr})
-        return torch.optim.Adam(groups, lr=self.lr, fused=True)
-
-    @torch.no_grad()
-    def recall(self, x: Tensor, patterns: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance of each output to every pattern.
-
-        Args:
-            x: noisy inputs `[T, N, trains]`.
-            patterns: `[P, T, trains]`.
-
-        Returns:
-            output spikes `[T, N, trains]`, distances `[N, P]`.
-        """
-        s = self.network(x)
-        distances = [
-            self.distance(s, p.unsqueeze(1).expand_as(s).contiguous(), "none") for p in patterns
-        ]
-        return s, torch.stack(distances, 1)
+    def distances(self, s: Tensor) -> Tensor:
+        """Distance of each output to every pattern, `[N, P]`."""
+        labels = torch.arange(len(self.patterns), device=s.device)[:, None].expand(-1, s.shape[1])
+        return torch.stack([self.distance(s, y, "none") for y in labels], 1)

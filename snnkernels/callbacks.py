@@ -102,9 +102,13 @@ class ProgressBar(L.Callback):
         if not trainer.is_last_batch:
             return
         last = self.history.epochs[-1]
+        shares = "".join(
+            f"   {title} {last[name]:6.1%}"
+            for title, name in (("training", "train_accuracy"), ("test", "val_accuracy"))
+            if name in last
+        )
         self.bar.console.print(
-            f"  {self._epoch(trainer)}   loss {last['train_loss']:.4f}"
-            f"   training {last['train_accuracy']:6.1%}   test {last['val_accuracy']:6.1%}"
+            f"  {self._epoch(trainer)}   loss {last['train_loss']:.4f}{shares}"
             f"   {last['seconds']:5.1f} s",
             highlight=False,
         )

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 BLUE, ORANGE, GREY, BLACK = "#0072b2", "#d55e00", "#b8b8b8", "#222222"
+COLOURS = (ORANGE, BLUE, "#009e73", BLACK)
 
 CURVES = (("train", BLUE, "training, mean of"), ("val", ORANGE, "test, after"))
 
@@ -77,7 +78,7 @@ def rasters(path: Path, trains: dict[str, Tensor], title: str) -> None:
 
     Args:
         path: where the picture goes.
-        trains: title and spikes `[T, M]` of each part.
+        trains: title and spikes `[T, M]`, of any dtype, of each part.
         title: of the whole.
     """
     figure = Figure(figsize=(1 + 3.2 * len(trains), 3.6), layout="constrained")
@@ -85,9 +86,9 @@ def rasters(path: Path, trains: dict[str, Tensor], title: str) -> None:
     for axis, (name, spikes) in zip(axes, trains.items(), strict=True):
         t, neuron = spikes.nonzero(as_tuple=True)
         axis.scatter(t.tolist(), neuron.tolist(), s=1, color=BLUE, linewidths=0)
-        axis.set_title(f"{name}\n{float(spikes.mean()):.1%} of the bins", fontsize=10)
+        axis.set_title(f"{name}\n{float(spikes.float().mean()):.1%} of the bins", fontsize=10)
         axis.set_xlabel("time step")
-    axes[0].set_ylabel("spike train")
+    axes[0].set_ylabel("number of the spike train")
     figure.suptitle(title)
     _save(figure, path)
 
@@ -103,14 +104,45 @@ def responses(
         learned: the same after training.
         shown: at most so many inputs of a layer. Default: 30.
     """
-    figure = Figure(figsize=(1 + 3 * len(start), 3.2), layout="constrained")
+    figure = Figure(figsize=(1 + 3 * len(start), 3.4), layout="constrained")
     axes = figure.subplots(1, len(start), sharex=True, squeeze=False)[0]
     for k, (axis, before, after) in enumerate(zip(axes, start, learned, strict=True)):
-        axis.plot(after[:, :shown].numpy(), color=ORANGE, alpha=0.4, linewidth=0.8)
-        axis.plot(before[:, 0].numpy(), color=BLACK, linewidth=1.5)
-        axis.set_title(f"layer {k + 1}", fontsize=10)
-        axis.set_xlabel("steps after the spike")
-    figure.suptitle("Synapses: at the start (black) and learned (orange, one line per input)")
+        inputs = after.shape[1]
+        some = torch.linspace(0, inputs - 1, min(shown, inputs)).round().long()
+        lines = axis.plot(after[:, some].numpy(), color=ORANGE, alpha=0.35, linewidth=0.8)
+        lines[0].set_label("learned, one line per input")
+        axis.plot(before[:, 0].numpy(), color=BLACK, linewidth=1.8, label="at the start")
+        axis.set_title(f"layer {k + 1}, {len(some)} of {inputs} inputs", fontsize=10)
+        axis.set_xlabel("time steps after the spike")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("response to one spike")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.suptitle("Synapse filters before and after training")
+    _save(figure, path)
+
+
+def accuracies(path: Path, runs: dict[str, Sequence[Sequence[float]]], title: str) -> None:
+    """Test accuracy over the epochs of networks that were trained several times.
+
+    Args:
+        path: where the picture goes.
+        runs: title of a network, and the accuracies (0 ... 1) after the epochs of each of its runs.
+        title: of the whole.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for (name, values), colour in zip(runs.items(), COLOURS, strict=False):
+        percent = 100 * torch.tensor(values)
+        epochs = range(1, percent.shape[1] + 1)
+        axis.plot(epochs, percent.mean(0), "o-", color=colour, markersize=3, label=name)
+        axis.fill_between(
+            epochs, percent.amin(0), percent.amax(0), color=colour, alpha=0.2, linewidth=0
+        )
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("test accuracy (%)")
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, loc="lower right")
     _save(figure, path)
 
 
@@ -158,7 +190,7 @@ def curves(path: Path, steps: Sequence[float], epochs: Sequence[dict[str, float]
     Args:
         path: where the picture goes.
         steps: training loss of every step.
-        epochs: dicts with train_loss, val_loss, train_accuracy and val_accuracy.
+        epochs: dicts with train_loss, val_loss, val_accuracy and, where measured, train_accuracy.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -168,15 +200,14 @@ def curves(path: Path, steps: Sequence[float], epochs: Sequence[dict[str, float]
     left.plot(at, steps, color=GREY, linewidth=0.8, label="training, each step")
     for axis, measure, name in ((left, "loss", "loss"), (right, "accuracy", "accuracy (%)")):
         scale = 100 if measure == "accuracy" else 1
-        for phase, colour, label in (
-            ("train", BLUE, "training, mean of"),
-            ("val", ORANGE, "test, after"),
-        ):
+        for phase, colour, label in CURVES:
+            if f"{phase}_{measure}" not in epochs[0]:
+                continue
             values = [scale * epoch[f"{phase}_{measure}"] for epoch in epochs]
-            axis.plot(ends, values, "o-", color=colour, label=f"{label} each epoch")
+            axis.plot(ends, values, "o-", color=colour, markersize=4, label=f"{label} each epoch")
         axis.set_xlabel("epoch")
         axis.set_ylabel(name)
-        axis.set_xticks(list(ends))
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     left.set_yscale("log")
@@ -226,10 +257,6 @@ def speed(
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(subtitle, fontsize=10)
     _save(figure, path)
-
-
-def _times(seconds: dict[str, float]) -> str:
-    return f"{max(seconds.values()) / min(seconds.values()):.1f} times as fast"
 
 
 def _spikes(count: int) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import cos, pi
@@ -24,6 +24,7 @@ from torchmetrics import Accuracy, MeanMetric, Metric
 from snnkernels.callbacks import History, ProgressBar, Resumable
 from snnkernels.data import DATASETS, Dataset
 from snnkernels.losses import layer_penalties
+from snnkernels.synapses import IIRSynapse
 
 
 def adamw(lr: float = 2e-3) -> OptimizerCallable:
@@ -50,7 +51,7 @@ class SpikingClassifier(L.LightningModule):
     """Train a network that gives one score per class, such as the firing rates of output neurons.
 
     Logs loss and accuracy of every epoch as train_loss, train_accuracy (while the weights change),
-    val_loss and val_accuracy.
+    val_loss and val_accuracy. What a loss and a score are may be said anew in `evaluate`.
 
     Args:
         network: from samples `[N, *]` to scores `[N, classes]`.
@@ -63,6 +64,8 @@ class SpikingClassifier(L.LightningModule):
         warmup: share of all steps in which the learning rate rises linearly. Default: 0.1.
         regulariser: weight in the loss of the potential regularisers of the network's layers, see
             `snnkernels.losses.layer_penalties`; 0 leaves them out. Default: 0.
+        filter_lr: learning rate of the coefficients of `IIRSynapse`, each of which acts on every
+            spike of its input; they have no weight decay then. Default: None, that of the weights.
 
     Raises:
         ValueError: an unknown loss or schedule, a warmup outside 0 ... 1, or a negative weight.
@@ -78,6 +81,7 @@ class SpikingClassifier(L.LightningModule):
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
         warmup: float = 0.1,
         regulariser: float = 0.0,
+        filter_lr: float | None = None,
     ) -> None:
         super().__init__()
         if not regulariser >= 0:
@@ -94,6 +98,7 @@ class SpikingClassifier(L.LightningModule):
         self.schedule = schedule
         self.warmup = warmup
         self.regulariser = regulariser
+        self.filter_lr = filter_lr
         self.meters = nn.ModuleDict(
             {
                 f"{phase}_{name}": metric
@@ -133,13 +138,19 @@ class SpikingClassifier(L.LightningModule):
         """Loss and accuracy on samples that are not trained on."""
         self._measure("val", batch)
 
-    def _measure(self, phase: str, batch: tuple[Tensor, Tensor]) -> Tensor:
-        x, y = batch
+    def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Loss of a batch, and a score of every class `[N, classes]`, None where not measured."""
         scores = self(x)
-        loss = self.loss(scores, y)
+        return self.loss(scores, y), scores
+
+    def _measure(self, phase: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        loss, scores = self.evaluate(*batch)
         if self.regulariser:
             loss = loss + self.regulariser * layer_penalties(self.network)
-        for name, values in (("loss", (loss.detach(),)), ("accuracy", (scores.detach(), y))):
+        measured = {"loss": (loss.detach(),)}
+        if scores is not None:
+            measured["accuracy"] = (scores.detach(), batch[1])
+        for name, values in measured.items():
             meter: Metric = self.meters[f"{phase}_{name}"]
             meter.update(*values)
             self.log(f"{phase}_{name}", meter, on_step=False, on_epoch=True)
@@ -147,7 +158,7 @@ class SpikingClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """The optimizer, and its learning rate as a function of the step."""
-        optimizer = self.optimizer(self.parameters())
+        optimizer = self.optimizer(self.parameter_groups())
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         factor = partial(rate_factor, steps=steps, schedule=self.schedule, warmup=self.warmup)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -155,6 +166,16 @@ class SpikingClassifier(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def parameter_groups(self) -> list[dict]:
+        """All parameters, the synapses' apart where they have a learning rate of their own."""
+        synapses = [m for m in self.network.modules() if isinstance(m, IIRSynapse)]
+        filters = [] if self.filter_lr is None else [p for m in synapses for p in m.parameters()]
+        apart = {id(p) for p in filters}
+        groups = [{"params": [p for p in self.parameters() if id(p) not in apart]}]
+        if filters:
+            groups.append({"params": filters, "lr": self.filter_lr, "weight_decay": 0.0})
+        return groups
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -279,6 +300,7 @@ def fit(
     settings: dict | None = None,
     fresh: bool = False,
     show: bool = True,
+    callbacks: Sequence[L.Callback] = (),
 ) -> tuple[History, bool]:
     """Train, or go on with the run that was stopped in the same directory.
 
@@ -291,6 +313,7 @@ def fit(
             taken up with the settings it began with.
         fresh: start anew, whatever lies in the directory. Default: False.
         show: print progress. Default: True.
+        callbacks: more of Lightning's. Default: none.
 
     Returns:
         The history of the whole run, and whether it is complete: False after Ctrl-C.
@@ -306,13 +329,11 @@ def fit(
     found = resumable.found()
     if found and show:
         print(f"Taking up the run in {directory}, stopped after {found}; --fresh starts anew.")
-    callbacks = [history, resumable]
-    if show:
-        callbacks.append(ProgressBar(history))
+    bar = [ProgressBar(history)] if show else []
     with quiet():
         trainer = L.Trainer(
             max_epochs=epochs,
-            callbacks=callbacks,
+            callbacks=[history, *callbacks, resumable, *bar],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,

@@ -10,8 +10,16 @@ import torch
 pytest.importorskip("lightning")
 
 from snnkernels.__main__ import main  # noqa: E402
-from snnkernels.associative import AssociativeMemory, Noise, corrupt, make_patterns  # noqa: E402
+from snnkernels.associative import (  # noqa: E402
+    AssociativeMemory,
+    Noise,
+    corrupt,
+    make_patterns,
+    noisy_data,
+)
+from snnkernels.losses import van_rossum_distance  # noqa: E402
 from snnkernels.models.iir_snn import IIRNetwork  # noqa: E402
+from snnkernels.synapses import exponential  # noqa: E402
 
 
 def test_noise_does_what_it_says():
@@ -35,31 +43,58 @@ def test_noise_does_what_it_says():
 
 
 def test_training_brings_outputs_closer():
+    torch.manual_seed(0)
     patterns = make_patterns(3, 30, 40, rate=0.1)
-    target = patterns.transpose(0, 1)
-    module = AssociativeMemory(IIRNetwork((30, 60, 30)))
-    optimizer = module.configure_optimizers()
+    data = noisy_data(patterns, Noise(0.0, 0.0, 0.0), versions=1, test_versions=1)
+    assert data.train.x.dtype == torch.uint8 and torch.equal(data.train.x.float(), patterns)
+    module = AssociativeMemory(IIRNetwork((30, 60, 30)), patterns, lr=1e-2)
+    optimizer = module.optimizer(module.parameter_groups())
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-2, 5e-4]
     start = module.network.kernels(5)[0].clone()
     losses = []
     for _ in range(40):
-        loss = module.training_step((target, target), 0)
+        loss, scores = module.evaluate(*data.train)
+        assert scores is None
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
-    s, distances = module.recall(target, patterns)
-    assert s.shape == target.shape and distances.shape == (3, 3)
-    own = torch.stack([module.distance(s, target, "none")])
-    torch.testing.assert_close(distances.diagonal(), own[0])
     assert not torch.equal(module.network.kernels(5)[0], start)
+    module.eval()
+    with torch.no_grad():
+        loss, scores = module.evaluate(*data.test)
+        s = module(data.test.x)
+    assert s.shape == (40, 3, 30) and scores.shape == (3, 3)
+    torch.testing.assert_close(loss, -scores.diagonal().mean())
+    for k in range(3):
+        target = patterns[k].unsqueeze(1).expand(-1, 3, -1)
+        expected = van_rossum_distance(s, target, *exponential(4.0), reduction="none")
+        torch.testing.assert_close(-scores[:, k], expected)
 
 
-@pytest.mark.slow
+def test_noise_differs_between_versions():
+    patterns = make_patterns(2, 20, 50, rate=0.1)
+    data = noisy_data(patterns, Noise(), versions=3, test_versions=2, seed=1)
+    assert data.train.y.tolist() == [0, 1] * 3 and data.test.y.tolist() == [0, 1] * 2
+    shown = torch.cat([data.train.x, data.test.x])
+    assert len(shown.flatten(1).unique(dim=0)) == len(shown) == 10
+    assert torch.equal(noisy_data(patterns, Noise(), versions=3, seed=1).train.x, data.train.x)
+
+
 def test_the_command_runs(tmp_path, capsys):
-    words = ["associative", "--epochs", "2", "--early", "1", "--batches", "1"]
-    assert main([*words, "--out", str(tmp_path)]) == 0
+    words = ["associative", "--epochs", "2", "--early", "1", "--versions", "2", "--steps", "40"]
+    words += ["--out", str(tmp_path)]
+    assert main(words) == 0
     assert "closest to their own target" in capsys.readouterr().out
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert set(result["after"]) == {"1", "2"}
-    assert {p.name for p in tmp_path.iterdir()} == {"rasters.png", "kernels.png", "result.json"}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary["after"]) == {"1", "2"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        *("rasters.png", "kernels.png", "curves.png", "summary.json", "result.json", "model.ckpt"),
+        *("recalled-1.pt", "recalled-2.pt"),
+    }
+    trained = (tmp_path / "model.ckpt").stat().st_mtime_ns
+    assert main(words) == 0  # draws again, and trains no more
+    assert (tmp_path / "model.ckpt").stat().st_mtime_ns == trained
+    assert main([*words, "--early", "2"]) == 1
+    assert "'early': 1" in capsys.readouterr().err

@@ -1,28 +1,35 @@
 """Train an associative memory of spike patterns (Fang et al., 5.1) and show what it recalls.
 
 Ten patterns of 300 trains x 300 steps are recalled from versions with lost, shifted and extra
-spikes by a network 300-500-200-500-300.
+spikes by a network 300-500-200-500-300. Ctrl-C stops; the same command goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
-from pathlib import Path
+import sys
+from collections.abc import Callable
+from statistics import median
 
 import torch
+
+import snnkernels
+from snnkernels.backends import available_backends
+from snnkernels.commands import recipe
+from snnkernels.commands.speed import interleaved
+
+LAYERS = (300, 500, 200, 500, 300)
+ROUNDS = 3  # of the measurement: the median counts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe's options."""
-    parser.add_argument("--out", type=Path, default=Path("runs/associative"), help="results")
+    recipe.add_arguments(parser, out="runs/associative", epochs=50)
     parser.add_argument("--seed", type=int, default=0, help="of patterns, noise and weights")
-    parser.add_argument("--epochs", type=int, default=50, help="default 50")
     parser.add_argument("--early", type=int, default=5, help="epoch of the first picture")
-    parser.add_argument("--batches", type=int, default=10, help="steps an epoch (default 10)")
-    parser.add_argument("--lr", type=float, default=1e-2, help="learning rate (default 1e-2)")
-    parser.add_argument("--backend", default="auto", help="of filters and neurons (default auto)")
+    parser.add_argument("--versions", type=int, default=50, help="of a pattern (default 50)")
+    parser.add_argument("--steps", type=int, default=300, help="of a pattern (default 300)")
+    parser.add_argument("--lr", type=float, default=4e-3, help="learning rate (default 4e-3)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,100 +37,117 @@ def run(args: argparse.Namespace) -> int:
     try:
         import lightning as L
 
+        from snnkernels import associative as task
         from snnkernels import figures
-        from snnkernels.associative import (
-            AssociativeMemory,
-            Noise,
-            NoisyPatterns,
-            corrupt,
-            make_patterns,
-        )
+        from snnkernels.callbacks import OtherRunError
         from snnkernels.models.iir_snn import IIRNetwork
-        from snnkernels.training import quiet
+        from snnkernels.training import InMemoryData
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the recipe needs more than torch ({error}): pip install 'snnkernels[train]'"
-        ) from error
-    torch.manual_seed(args.seed)
-    noise = Noise()
-    patterns = make_patterns(seed=args.seed)
-    sizes = (patterns.shape[2], 500, 200, 500, patterns.shape[2])
-    module = AssociativeMemory(
-        IIRNetwork(sizes, backend=args.backend), lr=args.lr, backend=args.backend
-    )
-    start = [kernel.clone() for kernel in module.network.kernels(30)]
-    # Ten noisy versions of each pattern that training never sees.
-    generator = torch.Generator().manual_seed(args.seed + 1_000_003)
-    unseen = [corrupt(patterns, noise, generator).transpose(0, 1) for _ in range(10)]
+        raise ModuleNotFoundError(recipe.NEEDS.format(error)) from error
+    snnkernels.keep_freed_memory()
+    patterns = task.make_patterns(trains=LAYERS[0], steps=args.steps, seed=args.seed)
+    # Not the seed of the patterns: the same numbers would say which spikes there are and which of
+    # them are lost.
+    data = task.noisy_data(patterns, task.Noise(), versions=args.versions, seed=args.seed + 1)
 
-    def measure() -> tuple[torch.Tensor, float, float]:
-        module.eval()
-        results = [module.recall(x, patterns) for x in unseen]
-        module.train()
-        distances = torch.stack([d for _, d in results])
-        own = torch.arange(len(patterns))
-        share = (distances.argmin(2) == own).float().mean().item()
-        return results[0][0], distances[:, own, own].mean().item(), share
+    def make(backend: str) -> task.AssociativeMemory:
+        torch.manual_seed(args.seed)
+        network = IIRNetwork(LAYERS, surrogate=task.SURROGATE, backend=backend)
+        return task.AssociativeMemory(network, patterns, lr=args.lr, backend=backend)
 
-    class Watch(L.Callback):
-        """Measures after the early and the last epoch, and the time of every epoch."""
+    module = make(args.backend)
+    start = module.network.kernels(30)
+    shown = data.test.x[:1]  # of the first pattern
 
-        def __init__(self):
-            self.found, self.seconds = {}, []
+    class Recall(L.Callback):
+        """Keep what the network recalls after the early and the last epoch."""
 
-        def on_train_epoch_start(self, trainer, _):
-            self.started = time.perf_counter()
-
-        def on_train_epoch_end(self, trainer, _):
-            self.seconds.append(time.perf_counter() - self.started)
+        def on_train_epoch_end(self, trainer, module) -> None:
             epoch = trainer.current_epoch + 1
-            if epoch in (args.early, args.epochs):
-                self.found[epoch] = measure()
-                _, distance, share = self.found[epoch]
-                print(
-                    f"epoch {epoch}: van Rossum distance {distance:.3f}, {share:.0%} of outputs "
-                    f"closest to their own target, {self.seconds[-1]:.1f} s an epoch",
-                    flush=True,
-                )
+            if trainer.is_last_batch and epoch in (args.early, args.epochs):
+                with torch.no_grad():
+                    torch.save(module(shown)[:, 0].byte(), args.out / f"recalled-{epoch}.pt")
 
-    watch = Watch()
-    loader = torch.utils.data.DataLoader(
-        # Not the seed of the patterns: the same numbers would say which spikes there are and which
-        # of them are lost.
-        NoisyPatterns(patterns, noise, args.batches, args.seed + 1),
-        batch_size=None,
-    )
-    with quiet():
-        trainer = L.Trainer(
-            max_epochs=args.epochs,
-            callbacks=[watch],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            devices=1,
+    names = ("seed", "backend", "early", "versions", "steps", "lr")
+    try:
+        result = recipe.train(
+            module,
+            InMemoryData(data, batch_size=len(patterns), seed=args.seed),
+            args.out,
+            epochs=args.epochs,
+            settings={name: getattr(args, name) for name in names},
+            fresh=args.fresh,
+            callbacks=[Recall()],
         )
-        trainer.fit(module, loader)
-    if args.epochs not in watch.found:
-        print("Stopped before the last epoch.")
+    except OtherRunError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if result is None:
         return 130
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows = {"target": patterns[0], "input": unseen[0][:, 0]}
-    rows |= {f"output, epoch {e}": s[:, 0] for e, (s, _, _) in sorted(watch.found.items())}
-    figures.rasters(args.out / "rasters.png", rows, "One pattern and what the memory makes of it")
+
+    summary = _summary(module, len(data.test.y), result, args)
+    batch = data.train.x[: len(patterns)], data.train.y[: len(patterns)]
+    used = available_backends("cpu")[0] if args.backend == "auto" else args.backend
+    if used != "torch":
+        times = _compare({name: make(name) for name in ("torch", used)}, batch, args.versions)
+        summary["seconds_per_epoch_by_backend"] = times
+        print(
+            f"Steps of an epoch: torch {times['torch']:.1f} s, {used} {times[used]:.1f} s, "
+            f"{times['torch'] / times[used]:.1f} times as fast"
+        )
+    recipe.write_json(args.out / "summary.json", summary)
+    trains = {"target": patterns[0], "input": shown[0]}
+    for epoch in summary["after"]:
+        path = args.out / f"recalled-{epoch}.pt"
+        trains[f"output, epoch {epoch}"] = torch.load(path, weights_only=True)
+    figures.rasters(
+        args.out / "rasters.png", trains, "One pattern, and what the memory makes of it"
+    )
     figures.responses(args.out / "kernels.png", start, module.network.kernels(30))
-    result = {
-        "epochs": args.epochs,
-        "seed": args.seed,
-        "backend": args.backend,
-        "threads": torch.get_num_threads(),
-        "noise": noise._asdict(),
-        "seconds_per_epoch": sorted(watch.seconds)[len(watch.seconds) // 2],
-        "after": {
-            epoch: {"distance": distance, "closest_to_own": share}
-            for epoch, (_, distance, share) in watch.found.items()
-        },
-    }
-    (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(f"Pictures and figures are in {args.out}: rasters.png, kernels.png, result.json")
+    figures.curves(args.out / "curves.png", result["steps"], result["epochs"])
+    print(f"Results in {args.out}: rasters.png, kernels.png, curves.png, summary.json")
     return 0
+
+
+def _summary(module, tests: int, result: dict, args: argparse.Namespace) -> dict:
+    """What came out, printed and as JSON knows it."""
+    patterns = module.patterns
+    nothing = torch.zeros_like(patterns.transpose(0, 1))
+    silent = float(module.distance(nothing, torch.arange(len(patterns))))
+    pictured = sorted({min(args.early, args.epochs), args.epochs})
+    after = {epoch: result["epochs"][epoch - 1] for epoch in pictured}
+    for epoch, measures in after.items():
+        print(
+            f"epoch {epoch}: van Rossum distance {measures['val_loss']:.2f} ({silent:.2f} without "
+            f"any spike), {measures['val_accuracy']:.0%} of {tests} outputs closest to their own "
+            "target"
+        )
+    return {
+        "settings": result["settings"],
+        "threads": result["threads"],
+        "distance_without_spikes": silent,
+        "seconds_per_epoch": median(e["seconds"] for e in result["epochs"]),
+        "after": after,
+    }
+
+
+def _compare(modules: dict, batch: tuple, batches: int) -> dict[str, float]:
+    """Seconds of an epoch of training steps on each backend, which must give equal losses."""
+    losses = {}
+
+    def step(name: str) -> Callable[[], None]:
+        module = modules[name].train()
+        optimizer = module.optimizer(module.parameter_groups())
+
+        def run() -> None:
+            optimizer.zero_grad()
+            losses[name], _ = module.evaluate(*batch)
+            losses[name].backward()
+            optimizer.step()
+
+        return run
+
+    runs = interleaved({name: step(name) for name in modules}, ROUNDS)
+    if not torch.equal(*losses.values()):
+        raise RuntimeError(f"backends {' and '.join(modules)} differ: no times are given")
+    return {name: batches * median(seconds for seconds, _ in times) for name, times in runs.items()}

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
     parser.add_class_arguments(SpikingClassifier, "module")
     parser.add_class_arguments(InMemoryData, "data")
-    parser.add_function_arguments(fit, skip={"module", "data", "settings", "show"})
+    parser.add_function_arguments(fit, skip={"module", "data", "settings", "show", "callbacks"})
     recipe = parser.parse_args(args.rest)
     apart = {"config", "directory", "fresh"}
     settings = {k: str(v) for k, v in vars(recipe.as_flat()).items() if k not in apart}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from snnkernels.layers import LIF
 from snnkernels.surrogates import Gaussian, Surrogate
-from snnkernels.synapses import IIRSynapse
+from snnkernels.synapses import CurrentEncoder, IIRSynapse
 
 
 class IIRNetwork(nn.Module):
@@ -31,7 +31,7 @@ class IIRNetwork(nn.Module):
         tau_trace: of the reset trace, in steps. Default: 4.
         learn_filters: train the synapses' coefficients. Default: True.
         scale: of the initial weights, in units of 1 / sqrt(inputs). Default: 2.
-        surrogate: Default: ``Gaussian(0.5)``.
+        surrogate: Default: ``Gaussian(1.0)``.
         backend: as in `LIF`. Default: "auto".
 
     Shape:
@@ -54,7 +54,7 @@ class IIRNetwork(nn.Module):
         super().__init__()
         if len(sizes) < 2:
             raise ValueError(f"sizes must be the inputs and at least one layer; got {list(sizes)}")
-        surrogate = Gaussian(0.5) if surrogate is None else surrogate
+        surrogate = Gaussian(1.0) if surrogate is None else surrogate
         layers = []
         for inputs, neurons in zip(sizes[:-1], sizes[1:], strict=True):
             weights = nn.Linear(inputs, neurons, bias=False)
@@ -82,3 +82,65 @@ class IIRNetwork(nn.Module):
     def kernels(self, steps: int) -> list[Tensor]:
         """Responses of each layer's filters to one spike, `[steps, inputs]`."""
         return [m.kernel(steps) for m in self.layers if isinstance(m, IIRSynapse)]
+
+
+class SeriesSNN(nn.Module):
+    """Classify time series: an encoder, an `IIRNetwork`, and the spike counts of its last layer.
+
+    Args:
+        features: of a step.
+        classes: neurons of the last layer.
+        hidden: neurons of the layers before. Default: (300, 300), the paper's.
+        hold: steps of the network for each step of the series. Default: 1.
+        gain: of the encoder. Default: 0.2.
+        **options: of `IIRNetwork`.
+
+    Shape:
+        x `[N, T, features]`, NaN after the end of a series; counts `[N, classes]`, the logits of
+        eq. 7.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        *,
+        hidden: Sequence[int] = (300, 300),
+        hold: int = 1,
+        gain: float = 0.2,
+        backend: str = "auto",
+        **options,
+    ) -> None:
+        super().__init__()
+        self.hold = hold
+        self.encoder = CurrentEncoder(gain=gain, backend=backend)
+        self.network = IIRNetwork((2 * features, *hidden, classes), backend=backend, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spike counts of the classes; after its end a series is silent."""
+        x = x.transpose(0, 1).nan_to_num().repeat_interleave(self.hold, 0)
+        return self.network(self.encoder(x)).sum(0)
+
+
+class SeriesLSTM(nn.Module):
+    """What the paper compares with in section 5.3: two layers of LSTM cells, read at the end.
+
+    Args:
+        features: of a step.
+        classes: number of logits.
+        hidden: cells of a layer. Default: 300.
+
+    Shape:
+        x `[N, T, features]`, NaN after the end of a series; logits `[N, classes]`.
+    """
+
+    def __init__(self, features: int, classes: int, *, hidden: int = 300) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(features, hidden, num_layers=2)
+        self.fc = nn.Linear(hidden, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits from the last step of each series."""
+        last = (~x[..., 0].isnan()).sum(1) - 1
+        out, _ = self.lstm(x.transpose(0, 1).nan_to_num())
+        return self.fc(out[last, torch.arange(len(x), device=x.device)])
