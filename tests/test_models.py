@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import snnkernels
 from snnkernels import LIF, encode, models
+from snnkernels.losses import layer_penalties
 from snnkernels.models.layered import Part
 
 CIFAR = (3, 32, 32)
@@ -176,6 +177,22 @@ def test_autocast_to_bfloat16_trains(case, digits):
     for name, p in net.named_parameters():
         assert p.dtype == torch.float32 and p.isfinite().all(), name
     assert any(not torch.equal(before[k], p) for k, p in net.named_parameters())
+
+
+def test_the_thesis_networks_take_its_potential_regulariser():
+    torch.manual_seed(0)
+    options = {"width": 4, "steps": 3, "size": 16, "init_std": 0.01, "dropout": 0.0}
+    net = models.create("wscnn", regulariser=(0.012, 0.0), **options)
+    x = torch.rand(3, 4, 3, 16, 16)
+    optimizer = torch.optim.Adam(net.parameters(), 3e-4)
+    penalties = []
+    for _ in range(8):
+        net(x)
+        penalties.append(layer_penalties(net))
+        optimizer.zero_grad()
+        penalties[-1].backward()
+        optimizer.step()
+    assert penalties[-1] < 0.7 * penalties[0]
 
 
 def test_the_hybrid_phase_is_a_shifted_leaky_relu():

@@ -53,13 +53,14 @@ class _SCNN(nn.Module):
         return self.readout(self.layers(as_sequence(x, self.steps, self.step_shape)))
 
 
-def _neuron_options(decay, v_threshold, stretch, refractory, backend) -> dict:
+def _neuron_options(decay, v_threshold, stretch, refractory, regulariser, backend) -> dict:
     width = stretch * v_threshold
     return {
         "decay": decay,
         "v_threshold": v_threshold,
         "refractory": refractory,
         "surrogate": Triangle(1 / width, width),
+        "regulariser": regulariser,
         "backend": backend,
     }
 
@@ -108,6 +109,8 @@ class TSCNN(_SCNN):
         v_threshold: Default: 0.01.
         stretch: half-width of the surrogate as a multiple of the threshold. Default: 1.1.
         refractory: steps without spikes after a spike. Default: 5.
+        regulariser: (tolerance, shift) of the penalty on potentials (fig. 5.8),
+            see `snnkernels.LIF`. Default: None.
         init_std: of the initial weights, normal around 0. Default: 0.001.
         spiking: False gives the artificial twin: ReLU, one step. Default: True.
         backend: of all neurons. Default: "auto".
@@ -128,11 +131,12 @@ class TSCNN(_SCNN):
         v_threshold: float = 0.01,
         stretch: float = 1.1,
         refractory: int = 5,
+        regulariser: tuple[float, float] | None = None,
         init_std: float = 0.001,
         spiking: bool = True,
         backend: str = "auto",
     ) -> None:
-        neuron = _neuron_options(decay, v_threshold, stretch, refractory, backend)
+        neuron = _neuron_options(decay, v_threshold, stretch, refractory, regulariser, backend)
         super().__init__(num_classes, in_channels, size, 8, steps, spiking, init_std, neuron)
         layers, width = [], in_channels
         for filters in (10, 15, 20):
@@ -164,6 +168,8 @@ class WSCNN(_SCNN):
         v_threshold: Default: 0.01.
         stretch: half-width of the surrogate as a multiple of the threshold. Default: 1.05.
         dropout: the same mask at all steps. Default: 0.25.
+        regulariser: (tolerance, shift) of the penalty on potentials (fig. 5.8), the thesis has
+            (0.012, 0); see `snnkernels.LIF`. Default: None.
         init_std: of the initial weights, normal around 0. Default: 0.001.
         spiking: False gives the artificial twin: ReLU, one step. Default: True.
         backend: of all neurons. Default: "auto".
@@ -185,12 +191,13 @@ class WSCNN(_SCNN):
         v_threshold: float = 0.01,
         stretch: float = 1.05,
         dropout: float = 0.25,
+        regulariser: tuple[float, float] | None = None,
         init_std: float = 0.001,
         spiking: bool = True,
         backend: str = "auto",
     ) -> None:
         check_whole("width", width)
-        neuron = _neuron_options(decay, v_threshold, stretch, 0, backend)
+        neuron = _neuron_options(decay, v_threshold, stretch, 0, regulariser, backend)
         super().__init__(num_classes, in_channels, size, 4, steps, spiking, init_std, neuron)
 
         def conv(cin: int, cout: int, pool: bool) -> list[nn.Module]:
@@ -249,6 +256,8 @@ class RSCNN(_SCNN):
         decay: Default: 0.45.
         v_threshold: Default: 0.01.
         stretch: half-width of the surrogate as a multiple of the threshold. Default: 1.05.
+        regulariser: (tolerance, shift) of the penalty on potentials (fig. 5.8), the thesis has
+            (0.01, -0.008); see `snnkernels.LIF`. Default: None.
         init_std: of the initial weights, normal around 0. Default: 0.001.
         spiking: False gives the artificial twin: ReLU, one step, identity shortcuts of weight 1.
             Default: True.
@@ -270,12 +279,13 @@ class RSCNN(_SCNN):
         decay: float = 0.45,
         v_threshold: float = 0.01,
         stretch: float = 1.05,
+        regulariser: tuple[float, float] | None = None,
         init_std: float = 0.001,
         spiking: bool = True,
         backend: str = "auto",
     ) -> None:
         check_whole("width", width)
-        neuron = _neuron_options(decay, v_threshold, stretch, 0, backend)
+        neuron = _neuron_options(decay, v_threshold, stretch, 0, regulariser, backend)
         super().__init__(num_classes, in_channels, size, 4, steps, spiking, init_std, neuron)
 
         def conv(cin: int, cout: int, stride: int = 1) -> Weights:
