@@ -42,12 +42,12 @@ struct BackwardTile {
       : a(call), q(call.problem), o(outer), i0(first), n(count) {}
 
   void run() {
-    x.start(q.x, o, i0, n);
-    ds.start(a.ds, o, i0, n);
-    dx.start(a.dx, o, i0, n, large);
+    x.start(q.x, q, o, i0, n);
+    ds.start(a.ds, q, o, i0, n);
+    dx.start(a.dx, q, o, i0, n, large);
     load_row(dv, a.dv, m0, n);
     if (RARE) per_channel.start(q, m0, n);
-    if (recorded) dh.start(a.dh, o, i0, n);
+    if (recorded) dh.start(a.dh, q, o, i0, n);
     if (want_decay) ddecay.start(n);
     if (want_theta) dtheta.start(n);
     if (want_gain) dgain.start(n);

@@ -26,14 +26,14 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
   OutputRows<float, RARE ? TILE : 1> h;
   Coefficients<RARE ? TILE : 1> per_channel;
   Sum<RARE ? FORWARD_TILE : 0> penalties;
-  x.start(q.x, o, i0, n);
-  s.start(a.s, o, i0, n, large);
+  x.start(q.x, q, o, i0, n);
+  s.start(a.s, q, o, i0, n, large);
   load_row(v, q.v0, m0, n);
   if (refractory) load_row(wait, q.wait0, m0, n);
   if (TRACE) load_row(trace, q.trace0, m0, n);
   if (synapse) filter.start(q.synapse, q, m0, n, pool);
   if (RARE) per_channel.start(q, m0, n);
-  if (record) h.start(a.h, o, i0, n, large);
+  if (record) h.start(a.h, q, o, i0, n, large);
   if (regularise) penalties.start(n);
 
   for (int64_t t = 0; t < q.T; ++t) {

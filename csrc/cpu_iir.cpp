@@ -27,8 +27,8 @@ void forward_tile(const IirForward& a, int64_t o, int64_t i0, int n) {
   InputRows<IO, FORWARD_TILE + LANES> x;
   OutputRows<IO, FORWARD_TILE + LANES> f;
   filter.start(a.filter, q, m0, n, pool);
-  x.start(a.x, o, i0, n);
-  f.start(a.f, o, i0, n, large);
+  x.start(a.x, q, o, i0, n);
+  f.start(a.f, q, o, i0, n, large);
   for (int64_t t = 0; t < q.T; ++t) {
     if (a.K && t && t % a.K == 0)
       filter.save(a.checkpoints + (t / a.K - 1) * a.filter.P * M, false);
@@ -52,11 +52,11 @@ void backward_tile(const IirBackward& a, int64_t o, int64_t i0, int n) {
   InputRows<IO, BACKWARD_TILE + LANES> x, df;
   OutputRows<IO, BACKWARD_TILE + LANES> dx;
   adjoint.start(a.filter, q, m0, n, a.dstate, pool);
-  df.start(a.df, o, i0, n);
-  dx.start(a.dx, o, i0, n, large);
+  df.start(a.df, q, o, i0, n);
+  dx.start(a.dx, q, o, i0, n, large);
   if (learn) {
     replay.start(a.filter, q, m0, n, pool);
-    x.start(a.x, o, i0, n);
+    x.start(a.x, q, o, i0, n);
     sums.start(P + Q + 1, width, pool);
   }
   const int64_t K = learn ? a.K : q.T;

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from snnkernels import reference
+from snnkernels import reference, time_parallel
 from snnkernels._op import (
     check_input,
     check_values,
@@ -18,7 +18,7 @@ from snnkernels._op import (
     register,
 )
 from snnkernels.backends import checkpoint_every, choose, load
-from snnkernels.layout import empty_rows
+from snnkernels.layout import common_layout, empty_rows
 
 MAX_ORDER = 64  # of the kernels (csrc/snncore.h); backend "torch" takes any
 WANT_X, WANT_STATE, WANT_COEFFICIENTS = 1, 2, 4
@@ -31,38 +31,52 @@ def _orders(alpha: Tensor, beta: Tensor) -> tuple[int, int]:
     return alpha.shape[0], beta.shape[0] - 1
 
 
-def _forward_buffers(x, state, alpha, beta, checkpoint_every, backend):
+def _forward_buffers(x, state, alpha, beta, checkpoint_every, chunks, backend):
     P, Q = _orders(alpha, beta)
     f = torch.empty_like(x)
     kept = (x.shape[0] - 1) // checkpoint_every if checkpoint_every else 0
     checkpoints = empty_rows(f, kept, P) if kept > 0 else nothing(x)
+    if chunks and checkpoint_every:
+        cut = time_parallel.Cut(x.shape[0], x[0].numel(), P, Q, chunks, checkpoint_every)
+        checkpoints = x.new_empty(sum(cut.sizes), dtype=torch.float32)
     return f, empty_rows(f, P + Q), checkpoints
 
 
-def _iir_forward(x, state, alpha, beta, checkpoint_every, backend):
+def _iir_forward(x, state, alpha, beta, checkpoint_every, chunks, backend):
     outputs = f, state_out, checkpoints = _forward_buffers(
-        x, state, alpha, beta, checkpoint_every, backend
+        x, state, alpha, beta, checkpoint_every, chunks, backend
     )
     if f.numel() == 0:
         state_out.zero_() if state is None else state_out.copy_(state)
         return outputs
     layout, (x,) = lay_out(f, x)
-    load(backend).iir_forward(
-        layout,
-        x,
-        in_memory_order(state, state_out),
-        alpha,
-        beta,
-        f=f,
-        state_out=state_out,
-        checkpoint_every=checkpoint_every,
-        checkpoints=checkpoints,
-    )
+    run = load(backend).iir_forward
+    call = (layout, x, in_memory_order(state, state_out), alpha, beta)
+    filled = {"f": f, "state_out": state_out, "checkpoint_every": checkpoint_every}
+    if chunks:
+        kept = checkpoints
+        if not checkpoint_every:
+            cut = time_parallel.Cut(layout.steps, layout.neurons, *_orders(alpha, beta), chunks, 0)
+            kept = x.new_empty(sum(cut.sizes), dtype=torch.float32)
+        time_parallel.forward(run, *call, **filled, kept=kept, chunks=chunks)
+    else:
+        run(*call, **filled, checkpoints=checkpoints)
     return outputs
 
 
 def _backward_buffers(
-    df, dstate, alpha, beta, x, state, checkpoints, strides, checkpoint_every, wanted, backend
+    df,
+    dstate,
+    alpha,
+    beta,
+    x,
+    state,
+    checkpoints,
+    strides,
+    checkpoint_every,
+    wanted,
+    chunks,
+    backend,
 ):
     P, Q = _orders(alpha, beta)
     dx = df.new_empty_strided(df.shape, strides)
@@ -76,10 +90,32 @@ def _backward_buffers(
 
 
 def _iir_backward(
-    df, dstate, alpha, beta, x, state, checkpoints, strides, checkpoint_every, wanted, backend
+    df,
+    dstate,
+    alpha,
+    beta,
+    x,
+    state,
+    checkpoints,
+    strides,
+    checkpoint_every,
+    wanted,
+    chunks,
+    backend,
 ):
     outputs = dx, dstate0, dalpha, dbeta = _backward_buffers(
-        df, dstate, alpha, beta, x, state, checkpoints, strides, checkpoint_every, wanted, backend
+        df,
+        dstate,
+        alpha,
+        beta,
+        x,
+        state,
+        checkpoints,
+        strides,
+        checkpoint_every,
+        wanted,
+        chunks,
+        backend,
     )
     if df.numel() == 0:
         for gradient in outputs:
@@ -90,36 +126,33 @@ def _iir_backward(
     out = dx if wanted & WANT_X else df.new_empty_strided(df.shape, strides)
     layout, (df, x) = lay_out(out, df, x)
     rows = empty_rows(out, sum(_orders(alpha, beta)))
-    load(backend).iir_backward(
-        layout,
-        df,
-        in_memory_order(dstate, rows),
-        alpha,
-        beta,
-        x,
-        in_memory_order(state, rows),
-        checkpoint_every,
-        checkpoints,
-        dx=dx if wanted & WANT_X else None,
-        dstate0=dstate0 if wanted & WANT_STATE else None,
-        dalpha=dalpha if wanted & WANT_COEFFICIENTS else None,
-        dbeta=dbeta if wanted & WANT_COEFFICIENTS else None,
-    )
+    run = load(backend).iir_backward
+    call = (layout, df, in_memory_order(dstate, rows), alpha, beta, x)
+    filled = {
+        "dx": dx if wanted & WANT_X else None,
+        "dstate0": dstate0 if wanted & WANT_STATE else None,
+        "dalpha": dalpha if wanted & WANT_COEFFICIENTS else None,
+        "dbeta": dbeta if wanted & WANT_COEFFICIENTS else None,
+    }
+    if chunks:
+        time_parallel.backward(run, *call, checkpoint_every, checkpoints, **filled, chunks=chunks)
+    else:
+        run(*call, in_memory_order(state, rows), checkpoint_every, checkpoints, **filled)
     return outputs
 
 
 register(
     "iir_forward",
-    "(Tensor x, Tensor? state, Tensor alpha, Tensor beta, int checkpoint_every, str backend) "
-    "-> (Tensor f, Tensor state, Tensor checkpoints)",
+    "(Tensor x, Tensor? state, Tensor alpha, Tensor beta, int checkpoint_every, int chunks, "
+    "str backend) -> (Tensor f, Tensor state, Tensor checkpoints)",
     _iir_forward,
     _forward_buffers,
 )
 register(
     "iir_backward",
     "(Tensor df, Tensor? dstate, Tensor alpha, Tensor beta, Tensor? x, Tensor? state, "
-    "Tensor? checkpoints, SymInt[] strides, int checkpoint_every, int wanted, str backend) "
-    "-> (Tensor dx, Tensor dstate0, Tensor dalpha, Tensor dbeta)",
+    "Tensor? checkpoints, SymInt[] strides, int checkpoint_every, int wanted, int chunks, "
+    "str backend) -> (Tensor dx, Tensor dstate0, Tensor dalpha, Tensor dbeta)",
     _iir_backward,
     _backward_buffers,
 )
@@ -130,15 +163,15 @@ class _Iir(torch.autograd.Function):
     """One call of the filter with a backward pass. Arguments as the private forward op's."""
 
     @staticmethod
-    def forward(ctx, x, state, alpha, beta, checkpoint_every, backend):
+    def forward(ctx, x, state, alpha, beta, checkpoint_every, chunks, backend):
         f, state_out, checkpoints = torch.ops.snnkernels.iir_forward(
-            x, state, alpha, beta, checkpoint_every, backend
+            x, state, alpha, beta, checkpoint_every, chunks, backend
         )
         # The adjoint filter alone needs neither x nor the outputs.
         learns = checkpoint_every > 0
         kept = (x, state, checkpoints) if learns else (None, None, None)
         ctx.save_for_backward(alpha, beta, *kept)
-        ctx.call = f.stride(), checkpoint_every, backend
+        ctx.call = f.stride(), checkpoint_every, chunks, backend
         ctx.like = f.shape, f.dtype, f.device
         ctx.set_materialize_grads(False)
         return f, state_out
@@ -146,12 +179,12 @@ class _Iir(torch.autograd.Function):
     @staticmethod
     def backward(ctx, df, dstate):
         if df is None and dstate is None:
-            return (None,) * 6
+            return (None,) * 7
         if df is None:
             shape, dtype, device = ctx.like
             df = torch.zeros((), dtype=dtype, device=device).expand(shape)
         alpha, beta, x, state, checkpoints = ctx.saved_tensors
-        strides, checkpoint_every, backend = ctx.call
+        strides, checkpoint_every, chunks, backend = ctx.call
         need_x, need_state, need_alpha, need_beta = ctx.needs_input_grad[:4]
         learn = need_alpha or need_beta
         wanted = need_x * WANT_X + need_state * WANT_STATE + learn * WANT_COEFFICIENTS
@@ -166,6 +199,7 @@ class _Iir(torch.autograd.Function):
             strides,
             checkpoint_every,
             wanted,
+            chunks,
             backend,
         )
         return (
@@ -173,6 +207,7 @@ class _Iir(torch.autograd.Function):
             dstate0 if need_state else None,
             dalpha if need_alpha else None,
             dbeta if need_beta else None,
+            None,
             None,
             None,
         )
@@ -187,6 +222,7 @@ def iir(
     beta: Tensor | Sequence[float],
     state: Tensor | None = None,
     *,
+    sequential: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     r"""Run an infinite impulse response filter over all time steps in one fused pass.
@@ -210,6 +246,13 @@ def iir(
         state: `[P + Q, N, *]`, what an earlier call returned: the last outputs f[-1] ... f[-P],
             then the last inputs x[-1] ... x[-Q], float32 (float64 for float64 input). Default:
             zero.
+        sequential: run over time in one sequence, the order of operations of the formula. Default:
+            False: a long record of few neurons (T >= 65,536; M <= 4 on a CPU, 1,024 on a GPU), the
+            neurons of a step side by side in memory, is cut into chunks of time that run side by
+            side, unless a pole lies outside the unit circle (seen on the CPU alone: coefficients
+            on a GPU are not looked at) or torch.compile traces the call. The result then differs
+            from the sequential one by at most ``2 * eps * sum(abs(g)) * max(abs(f))``, g being the
+            impulse response to alpha alone. Backend "torch" is always sequential.
         backend: "auto" or a name from `available_backends`. Orders above 64 need "torch".
             Default: "auto".
 
@@ -242,10 +285,24 @@ def iir(
     )
     learns = graph and (alpha.requires_grad or beta.requires_grad)
     every = checkpoint_every(backend) if learns else 0
-    arguments = (x, state, alpha, beta, every, backend)
+    chunks = 0 if sequential else _chunks(x, alpha, beta)
+    arguments = (x, state, alpha, beta, every, chunks, backend)
     if graph:
         return _Iir.apply(*arguments)
     return torch.ops.snnkernels.iir_forward(*arguments)[:2]
+
+
+def _chunks(x: Tensor, alpha: Tensor, beta: Tensor) -> int:
+    """Chunks of time that run side by side, 0 where one sequence is taken."""
+    if torch.compiler.is_compiling() or not sum(_orders(alpha, beta)):
+        return 0
+    chunks = time_parallel.chunks_for(x.shape[0], x[:1].numel(), x.device.type)
+    if not chunks or common_layout(torch.empty_like(x, device="meta")).outer > 1:
+        return 0
+    # Coefficients on a GPU are not looked at: it would have to stop.
+    if alpha.device.type == "cpu" and time_parallel.largest_pole(alpha.t()) > 1 + 1e-6:
+        return 0
+    return chunks
 
 
 def check_filter(

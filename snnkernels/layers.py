@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from snnkernels.ops import DEFAULT_SURROGATE, lif
 from snnkernels.state import State
 from snnkernels.surrogates import Surrogate
+from snnkernels.time_parallel import largest_pole
 
 
 class StatefulLayer(nn.Module):
@@ -63,13 +64,9 @@ class StatefulLayer(nn.Module):
     @torch.no_grad()
     def _warn_if_unstable(self, alpha: Tensor) -> None:
         """Report, once, a pole outside the unit circle."""
-        order = alpha.shape[-1]
-        if getattr(self, "_unstable", False) or not order or not alpha.isfinite().all():
+        if getattr(self, "_unstable", False) or not alpha.isfinite().all():
             return
-        companion = torch.zeros(*alpha.shape[:-1], order, order, dtype=torch.float64)
-        companion[..., 0, :] = alpha.cpu()
-        companion[..., 1:, :-1] = torch.eye(order - 1, dtype=torch.float64)
-        largest = torch.linalg.eigvals(companion).abs().max().item()
+        largest = largest_pole(alpha)
         if largest > 1 + 1e-6:
             self._unstable = True
             warnings.warn(

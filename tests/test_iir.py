@@ -32,10 +32,10 @@ def random_filter(P, Q, channels=None, dtype=torch.float32):
     return (0.9 * alpha / max(P, 1)).to(dtype), torch.randn(*shape, Q + 1).to(dtype)
 
 
-def run(x, alpha, beta, state, df, dstate, backend):
+def run(x, alpha, beta, state, df, dstate, backend, **options):
     """Outputs and gradients of one call."""
     leaves = [None if t is None else t.detach().requires_grad_() for t in (x, alpha, beta, state)]
-    f, after = snnkernels.iir(*leaves, backend=backend)
+    f, after = snnkernels.iir(*leaves, backend=backend, **options)
     arriving = [(f, df), (after, dstate)]
     arriving = [(o, g) for o, g in arriving if g is not None and o.requires_grad and o.numel()]
     if not arriving:
@@ -234,10 +234,10 @@ def test_opcheck(kernel, channels):
         for t in (torch.randn(20, 2, 3), torch.randn(3, 2, 3), torch.randn(20, 2, 3), alpha, beta)
     )
     ops = torch.ops.snnkernels
-    call = (x, state, alpha, beta, 16, kernel.backend)
+    call = (x, state, alpha, beta, 16, 0, kernel.backend)
     torch.library.opcheck(ops.iir_forward.default, call)
     checkpoints = ops.iir_forward(*call)[2]
-    backward = (df, state, alpha, beta, x, state, checkpoints, x.stride(), 16, 7, kernel.backend)
+    backward = (df, state, alpha, beta, x, state, checkpoints, x.stride(), 16, 7, 0, kernel.backend)
     torch.library.opcheck(ops.iir_backward.default, backward)
 
 
