@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -32,41 +33,62 @@ def spike_count_cross_entropy(s: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(counts, labels)
 
 
+# Elements of the blocks of time in which the filtered difference is made, and steps at the least.
+_BLOCK, _BLOCK_STEPS = 1 << 20, 32
+
+
 class _VanRossum(torch.autograd.Function):
     """Half the mean over time of the squared filtered difference, summed over neurons, `[N]`.
 
-    Keeps the two spike trains; the filtered difference is made again for the backward pass.
+    Runs block by block in time, the state of the filter handed over. Keeps the two spike trains and
+    the states at the starts of the blocks, from which the filtered difference f is made again. The
+    gradient on the difference is the adjoint filter over f, which is the filter itself from the
+    last step to the first.
     """
 
     @staticmethod
     def forward(ctx, s, target, alpha, beta, backend):
-        ctx.save_for_backward(s, target, alpha, beta)
-        ctx.backend = backend
-        f, _ = iir(_difference(s, target), alpha, beta, backend=backend)
-        return f.square().flatten(2).sum((0, 2)) / (2 * max(s.shape[0], 1))
+        run = partial(iir, alpha=alpha, beta=beta, sequential=True, backend=backend)
+        ctx.run, ctx.blocks = run, _blocks(s)
+        total = torch.zeros(s.shape[1], dtype=torch.float64, device=s.device)
+        starts, state = [], None
+        for block in ctx.blocks:
+            starts.append(state)
+            f, state = run(_difference(s, target, block), state=state)
+            total += f.square().sum((0, *range(2, f.ndim)), dtype=torch.float64)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(s, target, *starts)
+        return (total / (2 * max(s.shape[0], 1))).to(torch.promote_types(s.dtype, torch.float32))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):
-        s, target, alpha, beta = ctx.saved_tensors
-        difference = _difference(s, target).requires_grad_()
-        with torch.enable_grad():
-            f, _ = iir(difference, alpha, beta, backend=ctx.backend)
-        scale = (g / max(s.shape[0], 1)).view(-1, *(1,) * (s.ndim - 2))
-        (ds,) = torch.autograd.grad(f, difference, f.detach() * scale)
+        s, target, *starts = ctx.saved_tensors
         need_s, need_target = ctx.needs_input_grad[:2]
-        return (
-            ds.to(s.dtype) if need_s else None,
-            (-ds).to(target.dtype) if need_target else None,
-            None,
-            None,
-            None,
-        )
+        ds = torch.empty_like(s) if need_s else None
+        dtarget = torch.empty_like(target) if need_target else None
+        scale = (g / max(s.shape[0], 1)).view(-1, *(1,) * (s.ndim - 2))
+        after = None
+        for block, state in zip(reversed(ctx.blocks), reversed(starts), strict=True):
+            f, _ = ctx.run(_difference(s, target, block), state=state)
+            gradient, after = ctx.run((f * scale).flip(0), state=after)
+            gradient = gradient.flip(0)
+            if need_s:
+                ds[block] = gradient
+            if need_target:
+                dtarget[block] = -gradient
+        return ds, dtarget, None, None, None
 
 
-def _difference(s: Tensor, target: Tensor) -> Tensor:
+def _blocks(s: Tensor) -> list[slice]:
+    """Time, cut into blocks of equal length and what is left."""
+    length = max(_BLOCK // max(s[:1].numel(), 1), _BLOCK_STEPS)
+    return [slice(t, t + length) for t in range(0, s.shape[0], length)]
+
+
+def _difference(s: Tensor, target: Tensor, block: slice) -> Tensor:
     dtype = torch.promote_types(s.dtype, torch.float32)
-    return s.detach().to(dtype) - target.detach().to(dtype)
+    return s[block].to(dtype) - target[block].to(dtype)
 
 
 def van_rossum_distance(
@@ -82,8 +104,9 @@ def van_rossum_distance(
 
     .. math:: E = \frac{1}{2T} \sum_i \sum_t \big( (k * s_i)_t - (k * \hat s_i)_t \big)^2
 
-    The filter is linear, so it runs once, over the difference. Between forward and backward only
-    the spike trains are kept; filtered traces are temporary.
+    The filter is linear, so it runs once, over the difference, in blocks of some megabytes: no
+    filtered trace is stored. Between forward and backward the spike trains are kept, and one state
+    of the filter for each block.
 
     Args:
         s: spikes `[T, N, *]`.

@@ -191,7 +191,9 @@ def test_bad_training_options(options, said):
 
 
 def test_bad_data_options():
-    with pytest.raises(ValueError, match="dataset must be one of digits, japanese_vowels; got 'letters'"):
+    with pytest.raises(
+        ValueError, match="dataset must be one of digits, japanese_vowels; got 'letters'"
+    ):
         training.InMemoryData("letters")
     with pytest.raises(ValueError, match="batch_size.*got 0"):
         training.Batches(torch.zeros(3), torch.zeros(3), 0)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from snnkernels import losses, synapses
 
@@ -67,6 +71,75 @@ def test_van_rossum_keeps_the_spikes_alone(dtype):
     torch.testing.assert_close(
         ds.double(), want, rtol=1e-2 if dtype != torch.float32 else 1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("channels", (None, 3))
+def test_van_rossum_does_not_depend_on_its_blocks(monkeypatch, channels):
+    """Blocks of 7 steps, of 16 and the whole: the float32 loss and gradients have the same bits."""
+    alpha = torch.rand(*([] if channels is None else [channels]), 2) * 0.4
+    beta = torch.randn(*([] if channels is None else [channels]), 3)
+    s, target = (torch.rand(50, 2, 3, 4) < 0.3).float(), (torch.rand(50, 2, 3, 4) < 0.3).float()
+    found = []
+    for steps in (7, 16, 50):
+        monkeypatch.setattr(losses, "_BLOCK", 0)
+        monkeypatch.setattr(losses, "_BLOCK_STEPS", steps)
+        leaves = s.clone().requires_grad_(), target.clone().requires_grad_()
+        loss = losses.van_rossum_distance(*leaves, alpha, beta)
+        found.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    for result in found[:-1]:
+        for a, b in zip(result, found[-1], strict=True):
+            assert torch.equal(a, b)
+
+
+def test_gradcheck_of_van_rossum(monkeypatch):
+    monkeypatch.setattr(losses, "_BLOCK", 0)
+    monkeypatch.setattr(losses, "_BLOCK_STEPS", 3)
+    s, target = torch.rand(2, 8, 2, 2, dtype=DOUBLE)
+
+    def distance(s, target):
+        return losses.van_rossum_distance(s, target, [0.5, -0.2], [0.3, 1.0], reduction="none")
+
+    assert torch.autograd.gradcheck(distance, (s.requires_grad_(), target.requires_grad_()))
+
+
+class Live(TorchDispatchMode):
+    """The most bytes that tensors made under it took at one time, beside one that was there."""
+
+    def __init__(self, there):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = {there.untyped_storage()._cdata}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is None or storage._cdata in self.known:
+                continue
+            self.known.add(storage._cdata)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.freed, storage._cdata, storage.nbytes())
+        return out
+
+    def freed(self, name, size):
+        self.known.discard(name)
+        self.now -= size
+
+
+def test_van_rossum_takes_memory_for_a_block_alone(monkeypatch):
+    s, target = (torch.rand(2, 640, 2, 50) < 0.2).float()
+    s.requires_grad_()
+    size, steps = s.numel() * 4, 32
+    monkeypatch.setattr(losses, "_BLOCK", 0)
+    with Live(s) as forward:
+        loss = losses.van_rossum_distance(s, target, [0.8], [1.0])
+    with Live(s) as backward:
+        loss.backward()
+    block = size * steps // 640
+    states = size // steps
+    assert states < forward.peak <= 5 * block + states
+    assert size < backward.peak <= size + 8 * block + states
 
 
 def test_van_rossum_of_equal_trains_is_zero_and_errors_are_named():
