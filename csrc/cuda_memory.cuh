@@ -40,8 +40,9 @@ struct Call {
   Int filter_count;
   const float *trace0, *synapse0, *dtrace, *dsynapse;  // [M], [P + Q, M], and again
   float *dtrace0, *dsynapse0, *dgain, *dtrace_decay, *dcoefficients;
-  float gain_value, trace_decay_value;
-  int P, Q;
+  const float* dpenalty;  // one value, or nullptr: zero
+  float gain_value, trace_decay_value, tolerance, shift;
+  int P, Q, regularise, reserved;
 };
 
 constexpr int THREADS = 128;    // a block of the register kernels
@@ -245,6 +246,36 @@ SNN_DEVICE void load_steps(Pack<IO, VEC> (&to)[N], const Rows& a, const char* p,
     for (int k = 0; k < N; ++k) {
       to[k] = Pack<IO, VEC>::zero();
       if (k < count) to[k] = load_step<IO, VEC, RARE>(a, p + k * step);
+    }
+  }
+}
+
+// All steps from x to s: U of x are loaded before the first store, and the next U while these are
+// computed. step(x) gives what is stored, checkpoint() keeps the state before step K, 2K, ....
+template <class IO, int VEC, int U, bool RARE, class Step, class Checkpoint>
+SNN_DEVICE void walk_forward(const Call& a, const Place& at, Step step, Checkpoint checkpoint) {
+  const Int x_step = a.x.time * Int(sizeof(IO)), s_step = a.s.time * Int(sizeof(IO));
+  const char* x = address<IO>(a.x, at);
+  char* s = address<IO>(a.s, at);
+  int until = a.K;  // steps to the next checkpoint; U divides K
+  Pack<IO, VEC> now[U], next[U];
+  load_steps<IO, VEC, RARE>(next, a.x, x, a.T);
+  for (int left = a.T; left > 0; left -= U) {
+#pragma unroll
+    for (int k = 0; k < U; ++k) now[k] = next[k];
+    x += U * x_step;
+    load_steps<IO, VEC, RARE>(next, a.x, x, left - U);
+#pragma unroll
+    for (int k = 0; k < U; ++k) {
+      if (k < left) {
+        step(now[k]).store(s);
+        s += s_step;
+      }
+    }
+    until -= U;
+    if (until == 0 && left > U) {
+      checkpoint();
+      until = a.K;
     }
   }
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda.h"
+#include "iir_kernels.cuh"
 #include "ring_kernels.cuh"
 
 namespace snn {
@@ -29,7 +30,7 @@ inline const char* name(Level level) {
 }
 
 template <class... Part>
-std::string join(const char* kernel, Part... part) {
+std::string join(const char* kernel, const Part&... part) {
   std::string all;
   ((all += (all.empty() ? "" : ", ") + std::string(part)), ...);
   return "snn::cuda::" + std::string(kernel) + "<" + all + ">";
@@ -88,6 +89,19 @@ void add_general(std::vector<Kernel>& to) {
   to.push_back(backward<IO, R, false, 1, 8, Level::general>());
 }
 
+template <class IO, int N, int VEC>
+void add_filter(std::vector<Kernel>& to) {
+  const std::string orders = std::to_string(N), vec = std::to_string(VEC);
+  to.push_back(kernel(join("iir_fwd_kernel", name(IO()), orders, vec, std::to_string(16 / VEC)),
+                      &iir_fwd_kernel<IO, N, VEC, 16 / VEC>));
+  to.push_back(kernel(join("iir_bwd_kernel", name(IO()), orders, vec, "8", name(false)),
+                      &iir_bwd_kernel<IO, N, VEC, 8, false>));
+  if (VEC == 1) {
+    to.push_back(kernel(join("iir_bwd_kernel", name(IO()), orders, vec, "8", name(true)),
+                        &iir_bwd_kernel<IO, N, 1, 8, true>));
+  }
+}
+
 }  // namespace table
 
 // All kernels of one element type.
@@ -105,6 +119,10 @@ void add_kernels(std::vector<Kernel>& to) {
   table::add_general<IO, Reset::soft>(to);
   table::add_general<IO, Reset::none>(to);
   table::add_general<IO, Reset::trace>(to);
+  table::add_filter<IO, 2, 2>(to);
+  table::add_filter<IO, 2, 1>(to);
+  table::add_filter<IO, 4, 2>(to);
+  table::add_filter<IO, 4, 1>(to);
 }
 
 inline void add_reductions(std::vector<Kernel>& to) {

@@ -14,51 +14,45 @@ namespace cuda {
 
 // --- forward -------------------------------------------------------------------------------------
 
-// One step of VEC neurons, from x to s; h is stored where it is recorded.
+// One step of VEC neurons, from x to s and h.
 template <class IO, Reset R, int VEC, Level L>
 SNN_DEVICE Pack<IO, VEC> forward_step(const Coefficients<VEC, L>& q, const Pack<IO, VEC>& x,
-                                      State<R, VEC, L>& state, float* h_out) {
+                                      State<R, VEC, L>& state, float (&h)[VEC]) {
   Pack<IO, VEC> s;
-  float h[VEC];
 #pragma unroll
   for (int j = 0; j < VEC; ++j) {
     const Step step = neuron_step(q, j, x.get(j), state);
     h[j] = step.h;
     s.set_spike(j, step.fired);
   }
-  if (L != Level::plain && h_out) store_row(h_out, h);
   return s;
 }
 
-// All steps from x to s: U of x are loaded before the first store, and the next U while these are
-// computed. step(x) gives what is stored, checkpoint() keeps the state before step K, 2K, ....
-template <class IO, int VEC, int U, bool RARE, class Step, class Checkpoint>
-SNN_DEVICE void walk_forward(const Call& a, const Place& at, Step step, Checkpoint checkpoint) {
-  const Int x_step = a.x.time * Int(sizeof(IO)), s_step = a.s.time * Int(sizeof(IO));
-  const char* x = address<IO>(a.x, at);
-  char* s = address<IO>(a.s, at);
-  int until = a.K;  // steps to the next checkpoint; U divides K
-  Pack<IO, VEC> now[U], next[U];
-  load_steps<IO, VEC, RARE>(next, a.x, x, a.T);
-  for (int left = a.T; left > 0; left -= U) {
+// The penalty on the potentials, summed over time; only Level::general has it.
+template <int VEC, Level L>
+struct Penalties {
+  SNN_DEVICE void add(const Call&, const Coefficients<VEC, L>&, const float (&)[VEC]) {}
+  SNN_DEVICE void store(const Call&, float*) {}
+};
+template <int VEC>
+struct Penalties<VEC, Level::general> {
+  Sums<1, VEC, false> sums;
+  int steps = 0;
+
+  SNN_DEVICE void add(const Call& a, const Coefficients<VEC, Level::general>& q,
+                      const float (&h)[VEC]) {
+    if (!a.regularise) return;
 #pragma unroll
-    for (int k = 0; k < U; ++k) now[k] = next[k];
-    x += U * x_step;
-    load_steps<IO, VEC, RARE>(next, a.x, x, left - U);
-#pragma unroll
-    for (int k = 0; k < U; ++k) {
-      if (k < left) {
-        step(now[k]).store(s);
-        s += s_step;
-      }
-    }
-    until -= U;
-    if (until == 0 && left > U) {
-      checkpoint();
-      until = a.K;
-    }
+    for (int j = 0; j < VEC; ++j) sums.add(0, j, penalty(h[j], q.theta(j), a.tolerance, a.shift));
+    if (++steps % SUM_STEPS == 0) sums.end_chunk(), sums.start_chunk();
   }
-}
+  // To the row that follows those of the state.
+  SNN_DEVICE void store(const Call& a, float* to) {
+    if (!a.regularise) return;
+    sums.end_chunk();
+    sums.store(0, to, 0);
+  }
+};
 
 template <class IO, Reset R, int VEC, int U, Level L>
 __global__ void __launch_bounds__(THREADS, 4) neuron_fwd_kernel(const __grid_constant__ Call a) {
@@ -68,18 +62,22 @@ __global__ void __launch_bounds__(THREADS, 4) neuron_fwd_kernel(const __grid_con
   const Coefficients<VEC, L> q(a, at.m);
   State<R, VEC, L> state;
   state.start(a, q, at.m);
-  float* h = RARE && a.h.p ? reinterpret_cast<float*>(address<float>(a.h, at)) : nullptr;
+  float* h_out = RARE && a.h.p ? reinterpret_cast<float*>(address<float>(a.h, at)) : nullptr;
   const Int M = a.O * a.I;
   float *checkpoint = a.checkpoints + at.m, *end = a.state + at.m;
+  Penalties<VEC, L> penalties;
   walk_forward<IO, VEC, U, RARE>(
       a, at,
       [&](const Pack<IO, VEC>& x) {
+        float h[VEC];
         const auto s = forward_step<IO>(q, x, state, h);
-        if (RARE && h) h += a.h.time;
+        if (RARE && h_out) store_row(h_out, h), h_out += a.h.time;
+        penalties.add(a, q, h);
         return s;
       },
       [&] { state.save(a, q, M, checkpoint, false); });
   state.save(a, q, M, end, true);
+  penalties.store(a, end);
 }
 
 // --- backward ------------------------------------------------------------------------------------
@@ -148,7 +146,7 @@ template <int VEC, Level L>
 struct MoreAdjoint {};
 template <int VEC>
 struct MoreAdjoint<VEC, Level::general> {
-  float dtrace[VEC];
+  float dtrace[VEC], dpenalty;
   FilterAdjoint<SYNAPSE_ORDER, VEC> synapse;
 };
 
@@ -160,7 +158,10 @@ struct Adjoint : MoreAdjoint<VEC, L> {
 
   SNN_DEVICE Adjoint(const Call& a, Int m, bool inside = true) {
     load_row_or_zero(dv, inside ? a.dv : nullptr, m);
-    if constexpr (L == Level::general) load_row_or_zero(this->dtrace, a.dtrace, m);
+    if constexpr (L == Level::general) {
+      load_row_or_zero(this->dtrace, a.dtrace, m);
+      this->dpenalty = a.dpenalty ? *a.dpenalty : 0.0f;
+    }
   }
   SNN_DEVICE void finish(const Call& a, const Coefficients<VEC, L>& q, Int m) {
     if (a.dv0) store_row(a.dv0 + m, dv);
@@ -199,10 +200,19 @@ SNN_DEVICE float adjoint_step(const Call& a, const Coefficients<VEC, L>& q, Int 
   if constexpr (R == Reset::trace) {
     if (!detach && trace_carried) ds += to.dtrace[j];
   }
+  float pulled = 0.0f;
+  if constexpr (GENERAL) {
+    if (a.dpenalty) {
+      pulled = to.dpenalty * penalty_grad(h, q.theta(j), a.tolerance, a.shift);
+      dh = recorded ? dh + pulled : pulled;
+      recorded = true;
+    }
+  }
   const auto back = step_back<R>(ds, dh, recorded, to.dv[j], carried, detach, h, fired, live,
                                  tape.f[k][j], v_before, q.decay(j), q.theta(j), q.v_reset);
   to.dv[j] = back.dv;
   float dtheta = back.dtheta, dx = back.dx;
+  if (GENERAL && a.dpenalty) dtheta -= pulled;
   if constexpr (R == Reset::trace) {
     const auto trace = trace_back(back.dx, tape.trace[k][j], to.dtrace[j], trace_carried,
                                   q.theta(j), q.trace_decay[j]);

@@ -84,7 +84,8 @@ __global__ void __launch_bounds__(32, 16) neuron_fwd_ring_kernel(const __grid_co
 #pragma unroll
       for (int k = 0; k < RING_STEPS; ++k) {
         if (t0 + k < a.T) {
-          forward_step<IO>(q, now[k], state, nullptr).store(s);
+          float h[VEC];
+          forward_step<IO>(q, now[k], state, h).store(s);
           s += s_step;
         }
       }

@@ -17,10 +17,9 @@ from snnkernels._op import (
     only_once,
     register,
 )
-from snnkernels.backends import checkpoint_every, choose, load
+from snnkernels.backends import checkpoint_every, choose, load, max_order
 from snnkernels.layout import common_layout, empty_rows
 
-MAX_ORDER = 64  # of the kernels (csrc/snncore.h); backend "torch" takes any
 WANT_X, WANT_STATE, WANT_COEFFICIENTS = 1, 2, 4
 
 
@@ -253,8 +252,8 @@ def iir(
             on a GPU are not looked at) or torch.compile traces the call. The result then differs
             from the sequential one by at most ``2 * eps * sum(abs(g)) * max(abs(f))``, g being the
             impulse response to alpha alone. Backend "torch" is always sequential.
-        backend: "auto" or a name from `available_backends`. Orders above 64 need "torch".
-            Default: "auto".
+        backend: "auto" or a name from `available_backends`. P and Q may be up to 64 with "cpp" and
+            up to 4 with "cuda". Default: "auto".
 
     Returns:
         ``(f, state)``: f in the shape, dtype and strides of x, and the state after the last step.
@@ -275,10 +274,12 @@ def iir(
     check_input(x)
     alpha, beta = check_filter("", alpha, beta, x)
     state = _check_state(state, x, alpha.shape[-1] + beta.shape[-1] - 1)
-    backend = choose(backend, x.device.type, x.dtype, "iir")
+    order = max(alpha.shape[-1], beta.shape[-1] - 1)
+    backend = choose(backend, x.device.type, x.dtype, "iir", order)
     if backend == "torch":
         return reference.iir(x, alpha, beta, state)
-    check_orders("", alpha, beta, MAX_ORDER)
+    hint = f" with backend {backend!r}, any with backend 'torch'"
+    check_orders("", alpha, beta, max_order(backend), hint)
     alpha, beta = lags_first(alpha, beta)
     graph = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, state, alpha, beta)
@@ -335,7 +336,7 @@ def check_filter(
     return tuple(checked)
 
 
-def check_orders(prefix: str, alpha: Tensor, beta: Tensor, most: int, hint: str = "") -> None:
+def check_orders(prefix: str, alpha: Tensor, beta: Tensor, most: float, hint: str = "") -> None:
     """Raise where an order is higher than the kernels take."""
     for name, order in (("alpha", alpha.shape[-1]), ("beta", beta.shape[-1] - 1)):
         if order > most:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from snnkernels import filter_ops, ops
+from snnkernels import backends, filter_ops, ops
 from snnkernels.backends import cuda
 from tests.targets import Target
 
@@ -70,8 +70,12 @@ def emulator(emulator_library, monkeypatch):
     """``backend="cuda"`` works on CPU tensors; ``multiprocessors`` sets the size of the GPU."""
     machine = Emulator(emulator_library)
     machine.multiprocessors = 132
-    for module in (ops, filter_ops):  # where it may run is not the matter
-        monkeypatch.setattr(module, "choose", lambda name, *_: name)
+
+    def choose(name, *rest):  # where "cuda" may run is not the matter
+        return name if name == "cuda" else backends.choose(name, *rest)
+
+    monkeypatch.setattr(ops, "choose", choose)
+    monkeypatch.setattr(filter_ops, "choose", choose)
     monkeypatch.setattr(
         cuda,
         "_target",

@@ -43,6 +43,8 @@ KERNELS = {
     FORWARD.format("float", 2, 8, "general").replace("hard", "trace"): (8, 8, 16),
     BACKWARD.format(BF16, "trace", "false", 1, 8, "general"): (16, 2, 8),
     BACKWARD.format("float", "trace", "false", 1, 8, "general"): (16, 4, 8),
+    "snn::cuda::iir_fwd_kernel<float, 4, 2, 8>": (8, 8, 16),
+    f"snn::cuda::iir_bwd_kernel<{BF16}, 4, 1, 8, true>": (8, 2, 8),
     "snn::cuda::neuron_fwd_ring_kernel<float, snn::Reset::hard, 1, 16>": (0, 0, 16),
     f"snn::cuda::neuron_bwd_ring_kernel<{BF16}, snn::Reset::hard, false, 2, 7>": (0, 0, 32),
 }
@@ -138,4 +140,4 @@ def test_the_package_carries_the_sources():
     carried = cuda_jit.sources()
     assert carried == {name: (csrc / name).read_text() for name in carried}
     included = re.findall(r'#include "(.*)"', "".join(carried.values()))
-    assert set(carried) == {*included, "ring_kernels.cuh"}
+    assert set(carried) == {*included, "iir_kernels.cuh", "ring_kernels.cuh"}

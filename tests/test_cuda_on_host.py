@@ -9,6 +9,7 @@ import torch
 
 from snnkernels.backends import cuda_launch
 from tests import test_general as general
+from tests import test_iir as iir
 from tests.cases import (
     AXES,
     DTYPES,
@@ -121,3 +122,16 @@ def test_rings_of_any_length(emulator, steps, monkeypatch):  # noqa: F811
             check(shape, Neuron(start="given"), dtype)
     cuda_launch.forward.cache_clear(), cuda_launch.backward.cache_clear()
     assert all("ring" in kernel for kernel in emulator.launched)
+
+
+@dtypes
+def test_every_filter_kernel(emulator, dtype):  # noqa: F811
+    emulator.multiprocessors = 1
+    for (P, Q), neurons in itertools.product(((2, 1), (1, 4)), (516, 387)):
+        x, df, alpha_beta = *torch.randn(2, 37, neurons).to(dtype), iir.random_filter(P, Q)
+        state, dstate = torch.randn(2, P + Q, neurons)
+        for learn in (True, False):
+            iir.check(ON_HOST, x, *alpha_beta, state, df, dstate, learn)
+    built = {n for n in emulator.kernel_names() if f"iir_fwd_kernel<{cuda_launch.IO[dtype]}" in n}
+    built |= {n for n in emulator.kernel_names() if f"iir_bwd_kernel<{cuda_launch.IO[dtype]}" in n}
+    assert len(built) == 10 and built <= set(emulator.launched), built - set(emulator.launched)

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import snnkernels
-from snnkernels.backends import choose
+from snnkernels.backends import choose, max_order
 from tests.compare import assert_parameter_grad_close, assert_same
+from tests.cuda_emulation import ON_HOST, emulator, emulator_library  # noqa: F401  (fixtures)
 from tests.targets import TARGETS
 
 KERNELS = [t for t in TARGETS if hasattr(snnkernels.backends.load(t.backend), "iir_forward")]
@@ -19,8 +20,11 @@ ORDERS = list(itertools.product((0, 1, 2, 4, 6), (0, 1, 2, 4, 6)))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@pytest.fixture(params=KERNELS, ids=str)
+@pytest.fixture(params=[*KERNELS, ON_HOST], ids=str)
 def kernel(request):
+    if request.param is ON_HOST:
+        request.getfixturevalue("emulator")
+        request.getfixturevalue("nan_filled")
     with request.param.chosen():
         yield request.param
 
@@ -32,33 +36,37 @@ def random_filter(P, Q, channels=None, dtype=torch.float32):
     return (0.9 * alpha / max(P, 1)).to(dtype), torch.randn(*shape, Q + 1).to(dtype)
 
 
-def run(x, alpha, beta, state, df, dstate, backend, **options):
-    """Outputs and gradients of one call."""
+def run(x, alpha, beta, state, df, dstate, backend, learn=True, **options):
+    """Outputs and gradients of one call; without ``learn`` alpha and beta are fixed."""
     leaves = [None if t is None else t.detach().requires_grad_() for t in (x, alpha, beta, state)]
+    for coefficient in leaves[1:3]:
+        coefficient.requires_grad_(learn)
     f, after = snnkernels.iir(*leaves, backend=backend, **options)
     arriving = [(f, df), (after, dstate)]
     arriving = [(o, g) for o, g in arriving if g is not None and o.requires_grad and o.numel()]
     if not arriving:
         return f.detach(), after.detach()
-    grads = torch.autograd.grad(
+    places = [k for k, t in enumerate(leaves) if t is not None and t.requires_grad]
+    found = torch.autograd.grad(
         [o for o, _ in arriving],
-        [t for t in leaves if t is not None],
+        [leaves[k] for k in places],
         [g for _, g in arriving],
         allow_unused=True,
         materialize_grads=True,
     )
-    return (f.detach(), after.detach(), *grads)
+    grads = dict(zip(places, found, strict=True))
+    return (f.detach(), after.detach(), *map(grads.get, range(len(leaves))))
 
 
-def check(kernel, x, alpha, beta, state=None, df=None, dstate=None):
+def check(kernel, x, alpha, beta, state=None, df=None, dstate=None, learn=True):
     x, alpha, beta, state, df, dstate = (
         None if t is None else t.to(kernel.device) for t in (x, alpha, beta, state, df, dstate)
     )
-    got = run(x, alpha, beta, state, df, dstate, kernel.backend)
-    want = run(x, alpha, beta, state, df, dstate, "torch")
+    got = run(x, alpha, beta, state, df, dstate, kernel.backend, learn)
+    want = run(x, alpha, beta, state, df, dstate, "torch", learn)
     names = ["f", "state", "dx", "dalpha", "dbeta", "dstate"]
     for name, a, b in zip(names, got, want, strict=False):
-        if name in ("dalpha", "dbeta"):
+        if name in ("dalpha", "dbeta") or b is None:
             continue  # test_coefficient_gradients
         assert_same(a, b, name, strides=name == "f")
     if len(got) > 2:
@@ -68,12 +76,25 @@ def check(kernel, x, alpha, beta, state=None, df=None, dstate=None):
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize(("P", "Q"), ORDERS)
 def test_equals_the_reference(kernel, P, Q, dtype):
+    if max(P, Q) > max_order(kernel.backend):
+        with pytest.raises(ValueError, match="order 6; the kernels take up to 4 with backend"):
+            snnkernels.iir(torch.zeros(1, 1), [0.0] * P, [0.0] * (Q + 1), backend=kernel.backend)
+        return
     for channels, T, with_state in itertools.product((None, 5), (1, 3, 21), (False, True)):
         x = torch.randn(T, 2, 5, 3).to(dtype)
         alpha, beta = random_filter(P, Q, channels)
         state = torch.randn(P + Q, 2, 5, 3) if with_state else None
         dstate = torch.randn(P + Q, 2, 5, 3)
         check(kernel, x, alpha, beta, state, torch.randn_like(x), dstate)
+
+
+@pytest.mark.parametrize(("P", "Q"), [(0, 0), (1, 2), (4, 3), (0, 4), (4, 0)])
+def test_the_adjoint_alone_equals_the_reference(kernel, P, Q):
+    for channels, T, with_state in itertools.product((None, 5), (1, 3, 37), (False, True)):
+        x, alpha_beta = torch.randn(T, 2, 5, 3), random_filter(P, Q, channels)
+        state = torch.randn(P + Q, 2, 5, 3) if with_state else None
+        dstate = torch.randn(P + Q, 2, 5, 3)
+        check(kernel, x, *alpha_beta, state, torch.randn_like(x), dstate, learn=False)
 
 
 @pytest.mark.parametrize(
@@ -214,10 +235,10 @@ def test_threads_change_no_bit():
     before = torch.get_num_threads()
     alpha, beta = random_filter(2, 1, channels=9)
     x, df = torch.randn(2, 70, 8, 9, 33)
-    results = []
+    state, results = torch.randn(3, 8, 9, 33), []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        results.append(run(x, alpha, beta, None, df, None, "auto"))
+        results.append(run(x, alpha, beta, state, df, None, "auto"))
     torch.set_num_threads(before)
     for result in results[1:]:
         for a, b in zip(result, results[0], strict=True):

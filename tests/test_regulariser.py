@@ -12,6 +12,7 @@ from snnkernels import LIF, Triangle, losses
 from snnkernels.backends import choose, load
 from snnkernels.neuron_op import Numbers, Options
 from tests.compare import EPS, assert_same
+from tests.cuda_emulation import ON_HOST, emulator, emulator_library  # noqa: F401  (fixtures)
 from tests.targets import TARGETS
 from tests.test_general import PARTS, RESETS, make, run
 
@@ -20,8 +21,10 @@ REGULARISER = (0.3, -0.1)
 pytestmark = pytest.mark.usefixtures("nan_filled")
 
 
-@pytest.fixture(params=KERNELS, ids=str)
+@pytest.fixture(params=[*KERNELS, ON_HOST], ids=str)
 def kernel(request):
+    if request.param is ON_HOST:
+        request.getfixturevalue("emulator")
     with request.param.chosen():
         yield request.param
 

@@ -6,6 +6,7 @@ outlives the call. Backend "torch" is ``snnkernels.reference`` and has no module
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache, wraps
 from importlib import import_module
 from types import ModuleType
@@ -54,6 +55,12 @@ def checkpoint_every(name: str) -> int:
     return load(name).CHECKPOINT_EVERY
 
 
+@_constant
+def max_order(name: str) -> float:
+    """The highest order of a filter, feedback or input, that a backend's `iir` takes."""
+    return math.inf if name == "torch" else load(name).MAX_ORDER
+
+
 @lru_cache
 def why_unavailable(name: str, device_type: str) -> str | None:
     """None where the backend can run on that kind of device, else the reason, as a sentence."""
@@ -84,7 +91,9 @@ def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
 
 
 @_constant
-def choose(name: str, device_type: str, dtype: torch.dtype, op: str = "neuron") -> str:
+def choose(
+    name: str, device_type: str, dtype: torch.dtype, op: str = "neuron", order: int = 0
+) -> str:
     """The backend to run: ``name`` itself or an error, or the preferred one for "auto".
 
     Args:
@@ -93,13 +102,18 @@ def choose(name: str, device_type: str, dtype: torch.dtype, op: str = "neuron") 
         dtype: of x.
         op: "neuron", "general" (a neuron with synapse, gain or trace), "regulariser" (any neuron
             with one) or "iir".
+        order: of the filter, where op is "iir".
     """
     if name == "auto":
         if dtype == torch.float64:
             return "torch"  # the kernels hold float32
         candidates = PREFERENCE.get(device_type, ("torch",))
         return next(
-            n for n in candidates if why_unavailable(n, device_type) is None and _has(n, op)
+            n
+            for n in candidates
+            if why_unavailable(n, device_type) is None
+            and _has(n, op)
+            and (op != "iir" or order <= max_order(n))
         )
     if name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}; got {name!r}")

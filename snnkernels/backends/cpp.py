@@ -14,6 +14,7 @@ except ImportError as error:  # installed without a C++ compiler
     _core, _missing = None, str(error)
 
 CHECKPOINT_EVERY = 16  # steps; the kernel's tape of h holds as many
+MAX_ORDER = 64  # of `iir`; csrc/snncore.h
 
 # A fresh output of this size or more is asked to lie on huge pages: the first touch of 4 KiB pages
 # takes several times as long as the kernel that fills them.

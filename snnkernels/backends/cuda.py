@@ -17,12 +17,27 @@ import torch
 from torch import Tensor
 
 from snnkernels.backends import cuda_launch
-from snnkernels.backends.cuda_launch import CHECKPOINT_EVERY, pack_call, rows_of, shape_of
-from snnkernels.neuron_op import General, is_general
+from snnkernels.backends.cuda_launch import (
+    CHECKPOINT_EVERY,
+    MAX_ORDER,
+    pack_call,
+    rows_of,
+    shape_of,
+)
+from snnkernels.neuron_op import General, Numbers, Options, is_general
 
-__all__ = ["CHECKPOINT_EVERY", "neuron_backward", "neuron_forward", "way", "why_unavailable"]
+__all__ = [
+    "CHECKPOINT_EVERY",
+    "MAX_ORDER",
+    "iir_backward",
+    "iir_forward",
+    "neuron_backward",
+    "neuron_forward",
+    "way",
+    "why_unavailable",
+]
 
-OPS = ("neuron", "general")
+OPS = ("neuron", "general", "regulariser", "iir")
 
 _OLDEST = (8, 0)  # compute capability: cp.async
 _PLAIN = General()
@@ -217,6 +232,79 @@ def neuron_backward(
             if gradient is not None:
                 _reduce(target, layout, per_neuron, gradient)
         _reduce_filter(target, layout, filter_sums, dalpha, dbeta)
+
+
+def iir_forward(
+    layout, x, state, alpha, beta, *, f, state_out, checkpoint_every, checkpoints
+) -> None:
+    """Fill f, state_out and checkpoints; see ``csrc/snncore.h: IirForward``."""
+    target = _target(x)
+    in_x, out = layout.inputs[0], layout.out
+    sequences, states = [(x, in_x), (f, out)], [state, state_out, checkpoints]
+    shape = shape_of(layout, x.dtype, sequences, states, "general", target.multiprocessors)
+    kernel = cuda_launch.iir_forward(shape, _order(alpha, beta))
+    arguments = pack_call(
+        layout,
+        Options(checkpoint_every=checkpoint_every),
+        Numbers(),
+        None,
+        None,
+        General(alpha=alpha, beta=beta, synapse=state),
+        x=rows_of(x, in_x),
+        s=rows_of(f, out),
+        state=state_out,
+        checkpoints=checkpoints,
+    )
+    with target.guard:
+        target.launch(*kernel, arguments, target.stream)
+
+
+def iir_backward(
+    layout,
+    df,
+    dstate,
+    alpha,
+    beta,
+    x,
+    state,
+    checkpoint_every,
+    checkpoints,
+    *,
+    dx,
+    dstate0,
+    dalpha,
+    dbeta,
+) -> None:
+    """Fill the gradients that are not None; see ``csrc/snncore.h: IirBackward``."""
+    target = _target(df)
+    (in_df, in_x), out = layout.inputs, layout.out
+    sums = None
+    if dalpha is not None:
+        sums = torch.empty(len(alpha) + len(beta), layout.neurons, device=df.device)
+    sequences, states = [(df, in_df), (dx, out)], [dstate, dstate0, state, checkpoints]
+    shape = shape_of(layout, df.dtype, sequences, states, "general", target.multiprocessors)
+    kernel = cuda_launch.iir_backward(shape, _order(alpha, beta), sums is not None)
+    arguments = pack_call(
+        layout,
+        Options(checkpoint_every=checkpoint_every),
+        Numbers(),
+        None,
+        None,
+        General(alpha=alpha, beta=beta, synapse=state, dsynapse=dstate),
+        x=rows_of(x, in_x),
+        ds=rows_of(df, in_df),
+        dx=rows_of(dx, out),
+        checkpoints=checkpoints,
+        dsynapse0=dstate0,
+        dcoefficients=sums,
+    )
+    with target.guard:
+        target.launch(*kernel, arguments, target.stream)
+        _reduce_filter(target, layout, sums, dalpha, dbeta)
+
+
+def _order(alpha: Tensor, beta: Tensor) -> int:
+    return max(len(alpha), len(beta) - 1)
 
 
 def _level(options, numbers, general: General, recorded: Tensor | None, *coefficients) -> str:

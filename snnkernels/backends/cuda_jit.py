@@ -72,7 +72,7 @@ def compile_kernel(kernel: str, architecture: str) -> tuple[str, bytes]:
 
     texts = sources()
     program = nvrtc.createProgram(
-        '#include "ring_kernels.cuh"\n',
+        '#include "iir_kernels.cuh"\n#include "ring_kernels.cuh"\n',
         "snnkernels.cu",
         [text.encode() for text in texts.values()],
         [name.encode() for name in texts],

@@ -23,13 +23,15 @@ THREADS, RING_THREADS, REDUCE_THREADS = 128, 32, 256  # per block, as in csrc/*.
 # multiprocessor holds all of its share at once (32 KiB of ring each).
 RING_STEPS, RING_WARPS = 64, 6
 
-# Steps that a general backward kernel holds in its registers; a divisor of CHECKPOINT_EVERY.
-GENERAL_CHUNK = 8
+MAX_ORDER = 4  # of the filter's kernels
+
+# Steps that a backward kernel with a filter holds in its registers; a divisor of CHECKPOINT_EVERY.
+FILTER_CHUNK = 8
 
 IO = {torch.float32: "float", torch.bfloat16: "snn::cuda::bf16", torch.float16: "snn::cuda::f16"}
 _RESETS = ("snn::Reset::hard", "snn::Reset::soft", "snn::Reset::none", "snn::Reset::trace")
 _ABSENT = (0, 0, 0, 0)
-_CALL = struct.Struct("<40q4i6f16q2f2i")
+_CALL = struct.Struct("<40q4i6f17q4f4i")
 _REDUCTION = struct.Struct("<7q")
 
 
@@ -109,7 +111,7 @@ def forward(shape: Shape, reset: int) -> Launch:
     narrower = (8, 4, 2, 1)[(0 if most == 8 else 1) :]
     widths = {"plain": narrower, "rare": (most, 1), "general": (2, 1)}[shape.level]
     vec = _widest(shape, widths)
-    ahead = GENERAL_CHUNK * 2 // vec if shape.level == "general" else min(32 // vec, 16)
+    ahead = 16 // vec if shape.level == "general" else min(32 // vec, 16)
     name = f"neuron_fwd_kernel<{shape.io}, {_RESETS[reset]}, {vec}, {ahead}, {_level(shape)}>"
     return Launch("snn::cuda::" + name, _blocks(shape, vec), THREADS)
 
@@ -123,7 +125,7 @@ def backward(shape: Shape, reset: int, detach: bool) -> Launch:
     if ring:
         name = f"neuron_bwd_ring_kernel<{policy}, {4 // shape.size}, 7>"
         return ring._replace(kernel="snn::cuda::" + name)
-    vec, chunk = 1, GENERAL_CHUNK if shape.level == "general" else CHECKPOINT_EVERY
+    vec, chunk = 1, FILTER_CHUNK if shape.level == "general" else CHECKPOINT_EVERY
     if shape.level == "plain":
         most = 4 if shape.steps <= 4 else 8 // shape.size if shape.steps <= 8 else 2
         vec = _widest(shape, tuple(w for w in (4, 2, 1) if w <= most))
@@ -131,6 +133,26 @@ def backward(shape: Shape, reset: int, detach: bool) -> Launch:
             chunk = 4 if shape.steps <= 4 else 8
     name = f"neuron_bwd_kernel<{policy}, {vec}, {chunk}, {_level(shape)}>"
     return Launch("snn::cuda::" + name, _blocks(shape, vec), THREADS)
+
+
+def _filter_order(order: int) -> int:
+    return 2 if order <= 2 else MAX_ORDER
+
+
+@lru_cache(maxsize=1024)
+def iir_forward(shape: Shape, order: int) -> Launch:
+    """The kernel for a forward call of the filter alone, of orders up to ``order``."""
+    vec = _widest(shape, (2, 1))
+    name = f"iir_fwd_kernel<{shape.io}, {_filter_order(order)}, {vec}, {16 // vec}>"
+    return Launch("snn::cuda::" + name, _blocks(shape, vec), THREADS)
+
+
+@lru_cache(maxsize=1024)
+def iir_backward(shape: Shape, order: int, learn: bool) -> Launch:
+    """The kernel for a backward call; ``learn``: the coefficients' gradients are wanted."""
+    vec = 1 if learn else _widest(shape, (2, 1))
+    rest = f"{_filter_order(order)}, {vec}, {FILTER_CHUNK}, {_flag(learn)}"
+    return Launch(f"snn::cuda::iir_bwd_kernel<{shape.io}, {rest}>", _blocks(shape, vec), THREADS)
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -205,10 +227,10 @@ def pack_call(
     dtrace_decay: Tensor | None = None,
     dcoefficients: Tensor | None = None,
 ) -> bytes:
-    """The arguments of a neuron kernel: ``csrc/cuda_memory.cuh: Call``, field by field."""
+    """The arguments of a kernel that walks over time: ``csrc/cuda_memory.cuh: Call``, in order."""
     buffers = (v0, wait0, dv, state, checkpoints, dv0, ddecay, dtheta, decay, v_threshold)
     starts = (general.trace, general.synapse, general.dtrace, general.dsynapse)
-    more = (*starts, dtrace0, dsynapse0, dgain, dtrace_decay, dcoefficients)
+    more = (*starts, dtrace0, dsynapse0, dgain, dtrace_decay, dcoefficients, general.dpenalty)
     return _CALL.pack(
         *x,
         *s,
@@ -238,10 +260,11 @@ def pack_call(
         _address(general.beta),
         1 if general.beta is None else general.beta.shape[1],
         *map(_address, more),
-        numbers.gain,
-        numbers.trace_decay,
+        *numbers[5:],
         general.outputs,
         general.synapse_rows - general.outputs,
+        options.regularise,
+        0,
     )
 
 

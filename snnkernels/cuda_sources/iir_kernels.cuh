@@ -1,0 +1,1 @@
+../../csrc/iir_kernels.cuh
