@@ -59,10 +59,17 @@ SNN_DEVICE float half_to_float(unsigned short a) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(a));
   return f;
 }
-SNN_DEVICE unsigned short float_to_half(float f) {
-  unsigned short a;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(a) : "f"(f));
-  return a;
+// Two elements as one word: rounded to nearest even, denormals kept, as PTX has it without .ftz;
+// the conversions of eager PyTorch on a GPU are these instructions too.
+SNN_DEVICE unsigned floats_to_half(float low, float high) {
+  unsigned word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+SNN_DEVICE unsigned floats_to_bf16(float low, float high) {
+  unsigned word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
 }
 // Bits that were gathered into a word stay there: the compiler would keep them in predicates, of
 // which there are few.
@@ -109,13 +116,9 @@ SNN_DEVICE float widen(unsigned word, bf16) { return as_float(word << 16); }
 SNN_DEVICE float widen(unsigned word, f16) {
   return half_to_float(static_cast<unsigned short>(word));
 }
-// The 16 bits in the high half. bf16: round to nearest even on the integer side, as all backends
-// do; NaN stays NaN.
-SNN_DEVICE unsigned narrow(float a, bf16) {
-  const unsigned b = as_bits(a);
-  return a == a ? b + 0x7fff + ((b >> 16) & 1) : 0x7fc00000u;
-}
-SNN_DEVICE unsigned narrow(float a, f16) { return unsigned(float_to_half(a)) << 16; }
+SNN_DEVICE unsigned narrow(float low, float high, bf16) { return floats_to_bf16(low, high); }
+SNN_DEVICE unsigned narrow(float low, float high, f16) { return floats_to_half(low, high); }
+// In the high half.
 SNN_DEVICE unsigned spike(bool fired, bf16) { return fired ? 0x3f800000u : 0u; }
 SNN_DEVICE unsigned spike(bool fired, f16) { return fired ? 0x3c000000u : 0u; }
 
@@ -143,13 +146,21 @@ struct alignas(sizeof(IO) * VEC) Pack {
     for (int k = 0; k < COUNT; ++k) a.cell[k] = 0;
     return a;
   }
+  SNN_DEVICE static Pack of(const float (&a)[VEC]) {
+    Pack to;
+#pragma unroll
+    for (int j = 0; j < VEC; j += 2) {
+      to.cell[j / 2] =
+          static_cast<Cell>(narrow(a[j], j + 1 < VEC ? a[VEC > 1 ? j + 1 : 0] : 0, IO()));
+    }
+    return to;
+  }
   SNN_DEVICE static Pack load(const char* p) { return *reinterpret_cast<const Pack*>(p); }
   SNN_DEVICE void store(char* p) const { *reinterpret_cast<Pack*>(p) = *this; }
   SNN_DEVICE float get(int j) const { return widen(cell[j / 2] >> (j % 2 * 16), IO()); }
-  SNN_DEVICE void put(int j, unsigned high) {
+  SNN_DEVICE void put(int j, unsigned high) {  // j = 0, 1, ... in this order
     cell[j / 2] = static_cast<Cell>(j % 2 ? (high & 0xffff0000) | cell[j / 2] : high >> 16);
   }
-  SNN_DEVICE void set(int j, float a) { put(j, narrow(a, IO())); }  // j = 0, 1, ... in this order
   SNN_DEVICE void set_spike(int j, bool fired) { put(j, spike(fired, IO())); }
 };
 
@@ -165,8 +176,13 @@ struct alignas(4 * VEC) Pack<float, VEC> {
   }
   SNN_DEVICE static Pack load(const char* p) { return *reinterpret_cast<const Pack*>(p); }
   SNN_DEVICE void store(char* p) const { *reinterpret_cast<Pack*>(p) = *this; }
+  SNN_DEVICE static Pack of(const float (&a)[VEC]) {
+    Pack to;
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) to.cell[j] = a[j];
+    return to;
+  }
   SNN_DEVICE float get(int j) const { return cell[j]; }
-  SNN_DEVICE void set(int j, float a) { cell[j] = a; }
   SNN_DEVICE void set_spike(int j, bool fired) { cell[j] = fired ? 1.0f : 0.0f; }
 };
 
@@ -226,10 +242,10 @@ SNN_DEVICE Pack<IO, VEC> load_step(const Rows& a, const char* p) {
   if (RARE && !a.p) return Pack<IO, VEC>::zero();
   if (RARE && !a.inner) {
     const float value = Pack<IO, 1>::load(p).get(0);
-    Pack<IO, VEC> all;
+    float all[VEC];
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) all.set(j, value);
-    return all;
+    for (int j = 0; j < VEC; ++j) all[j] = value;
+    return Pack<IO, VEC>::of(all);
   }
   return Pack<IO, VEC>::load(p);
 }

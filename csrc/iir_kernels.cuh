@@ -19,10 +19,10 @@ __global__ void __launch_bounds__(THREADS, 4) iir_fwd_kernel(const __grid_consta
   walk_forward<IO, VEC, U, true>(
       a, at,
       [&](const Pack<IO, VEC>& x) {
-        Pack<IO, VEC> f;
+        float f[VEC];
 #pragma unroll
-        for (int j = 0; j < VEC; ++j) f.set(j, window.step(taps, j, x.get(j)));
-        return f;
+        for (int j = 0; j < VEC; ++j) f[j] = window.step(taps, j, x.get(j));
+        return Pack<IO, VEC>::of(f);
       },
       [&] { window.save(a, checkpoint, false); });
   window.save(a, end, true);
@@ -86,13 +86,13 @@ __global__ void __launch_bounds__(THREADS, 4) iir_bwd_kernel(const __grid_consta
 #pragma unroll
     for (int k = K - 1; k >= 0; --k) {
       if (k < n) {
-        Pack<IO, VEC> out;
+        float out[VEC];
 #pragma unroll
         for (int j = 0; j < VEC; ++j) {
-          out.set(j, adjoint.step(a, taps, at.m, left, j, ds_steps[k].get(j)));
+          out[j] = adjoint.step(a, taps, at.m, left, j, ds_steps[k].get(j));
           if constexpr (LEARN) tape.add_terms(sums, 0, k, j, adjoint.g[0][j]);
         }
-        if (a.dx.p) out.store(dx);
+        if (a.dx.p) Pack<IO, VEC>::of(out).store(dx);
         dx -= dx_step;
         ++left;
       }

@@ -246,14 +246,13 @@ SNN_DEVICE void adjoint(const Call& a, const Coefficients<VEC, L>& q, Int m, int
     if (FULL || k < n) {
       auto dh_t = Pack<float, VEC>::zero();
       if (recorded) dh_t = load_step<float, VEC, RARE>(a.dh, dh);
-      Pack<IO, VEC> out;
+      float out[VEC];
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
-        out.set(j,
-                adjoint_step<R, DETACH>(a, q, m, after + n - 1 - k, FULL || carried || k != n - 1,
-                                        tape, k, j, ds[k].get(j), recorded, dh_t.get(j), to));
+        out[j] = adjoint_step<R, DETACH>(a, q, m, after + n - 1 - k, FULL || carried || k != n - 1,
+                                         tape, k, j, ds[k].get(j), recorded, dh_t.get(j), to);
       }
-      if (!RARE || a.dx.p) out.store(dx);
+      if (!RARE || a.dx.p) Pack<IO, VEC>::of(out).store(dx);
       dx -= dx_step;
       if (recorded) dh -= dh_step;
     }

@@ -47,7 +47,17 @@ namespace snn {
 namespace cuda {
 
 inline float half_to_float(unsigned short a) { return baseline::half_to_float(a); }
-inline unsigned short float_to_half(float a) { return baseline::float_to_half(a); }
+inline unsigned floats_to_half(float low, float high) {
+  return baseline::float_to_half(low) | unsigned(baseline::float_to_half(high)) << 16;
+}
+inline unsigned floats_to_bf16(float low, float high) {
+  const auto rounded = [](float a) {
+    unsigned bits;
+    std::memcpy(&bits, &a, 4);
+    return a == a ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fffu;
+  };
+  return rounded(low) | rounded(high) << 16;
+}
 inline void keep_word(unsigned&) {}
 
 inline void copy_async(void* shared, const void* global) {
