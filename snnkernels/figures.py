@@ -73,23 +73,41 @@ def raster(path: Path, image: Tensor, label: int, layers: dict[str, Tensor], sho
     _save(figure, path)
 
 
-def rasters(path: Path, trains: dict[str, Tensor], title: str) -> None:
-    """Spike trains side by side.
+def rasters(
+    path: Path, target: Tensor, trains: dict[str, Tensor], title: str, near: int = 1
+) -> None:
+    """Spike trains beside those they should be, whole and, in a second row, a part enlarged.
 
     Args:
         path: where the picture goes.
+        target: `[T, M]`.
         trains: title and spikes `[T, M]`, of any dtype, of each part.
         title: of the whole.
+        near: a spike counts as right at most so many steps from one of the target. Default: 1.
     """
-    figure = Figure(figsize=(1 + 3.2 * len(trains), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(trains), sharex=True, sharey=True, squeeze=False)[0]
-    for axis, (name, spikes) in zip(axes, trains.items(), strict=True):
-        t, neuron = spikes.nonzero(as_tuple=True)
-        axis.scatter(t.tolist(), neuron.tolist(), s=1, color=BLUE, linewidths=0)
-        axis.set_title(f"{name}\n{float(spikes.float().mean()):.1%} of the bins", fontsize=10)
-        axis.set_xlabel("time step")
-    axes[0].set_ylabel("number of the spike train")
-    figure.suptitle(title)
+    figure = Figure(figsize=(1 + 2.6 * (1 + len(trains)), 5.6), layout="constrained")
+    rows = figure.subplots(2, 1 + len(trains), sharex="row", sharey="row", squeeze=False)
+    around = torch.nn.functional.max_pool1d(target.float().T, 2 * near + 1, 1, near).T > 0
+    for column, (name, spikes) in enumerate({"target": target, **trains}.items()):
+        share = float((spikes > 0).float().mean())
+        label = f"{name}\n{share:.1%} of the bins"
+        parts = [(spikes > 0, BLUE)]
+        if column:
+            parts = [((spikes > 0) & around, BLUE), ((spikes > 0) & ~around, ORANGE)]
+            right = float(parts[0][0].sum() / (spikes > 0).sum().clamp_min(1))
+            label += f", {right:.0%} of them right"
+        for axis, size in zip(rows[:, column], (1, 12), strict=True):
+            for part, colour in parts:
+                t, train = part.nonzero(as_tuple=True)
+                axis.scatter(t.tolist(), train.tolist(), s=size, color=colour, linewidths=0)
+            axis.set_xlabel("time step")
+        rows[0, column].set_title(label, fontsize=10)
+    steps, count = target.shape
+    rows[1, 0].set_xlim(steps * 0.5, steps * 0.75)
+    rows[1, 0].set_ylim(count * 0.5, count * 0.65)
+    for axis in rows[:, 0]:
+        axis.set_ylabel("number of the spike train")
+    figure.suptitle(f"{title}\norange: no spike of the target within {near} step", fontsize=11)
     _save(figure, path)
 
 
@@ -138,6 +156,8 @@ def accuracies(path: Path, runs: dict[str, Sequence[Sequence[float]]], title: st
         axis.fill_between(
             epochs, percent.amin(0), percent.amax(0), color=colour, alpha=0.2, linewidth=0
         )
+    worst = 100 * min(run[-1] for values in runs.values() for run in values)
+    axis.set_ylim(max(0, 100 - 5 * (100 - worst)), 100)  # the first epochs are not the point
     axis.set_xlabel("epoch")
     axis.set_ylabel("test accuracy (%)")
     axis.set_title(title, fontsize=10)

@@ -7,6 +7,7 @@ import math
 import signal
 import sys
 import wave
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -153,7 +154,7 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
 # --- networks ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [SeriesSNN, SeriesLSTM])
+@pytest.mark.parametrize("make", [partial(SeriesSNN, scale=3.0), SeriesLSTM], ids=["snn", "lstm"])
 def test_networks_see_no_padding(make):
     torch.manual_seed(0)
     series = [torch.randn(steps, 3) for steps in (4, 9, 6)]

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if result is None:
         return 130
 
-    summary = _summary(module, len(data.test.y), result, args)
+    summary = _summary(module, data.test, result, args)
     batch = data.train.x[: len(patterns)], data.train.y[: len(patterns)]
     used = available_backends("cpu")[0] if args.backend == "auto" else args.backend
     if used != "torch":
@@ -96,36 +96,35 @@ def run(args: argparse.Namespace) -> int:
             f"{times['torch'] / times[used]:.1f} times as fast"
         )
     recipe.write_json(args.out / "summary.json", summary)
-    trains = {"target": patterns[0], "input": shown[0]}
+    trains = {"input": shown[0]}
     for epoch in summary["after"]:
         path = args.out / f"recalled-{epoch}.pt"
         trains[f"output, epoch {epoch}"] = torch.load(path, weights_only=True)
-    figures.rasters(
-        args.out / "rasters.png", trains, "One pattern, and what the memory makes of it"
-    )
+    title = "One pattern, whole and enlarged, and what the memory makes of it"
+    figures.rasters(args.out / "rasters.png", patterns[0], trains, title)
     figures.responses(args.out / "kernels.png", start, module.network.kernels(30))
     figures.curves(args.out / "curves.png", result["steps"], result["epochs"])
     print(f"Results in {args.out}: rasters.png, kernels.png, curves.png, summary.json")
     return 0
 
 
-def _summary(module, tests: int, result: dict, args: argparse.Namespace) -> dict:
+def _summary(module, test, result: dict, args: argparse.Namespace) -> dict:
     """What came out, printed and as JSON knows it."""
-    patterns = module.patterns
-    nothing = torch.zeros_like(patterns.transpose(0, 1))
-    silent = float(module.distance(nothing, torch.arange(len(patterns))))
+    shown = test.x.transpose(0, 1).to(module.patterns.dtype)
+    silent, noisy = (float(module.distance(s, test.y)) for s in (torch.zeros_like(shown), shown))
+    print(f"van Rossum distance: {silent:.2f} without any spike, {noisy:.2f} of the noisy inputs")
     pictured = sorted({min(args.early, args.epochs), args.epochs})
     after = {epoch: result["epochs"][epoch - 1] for epoch in pictured}
     for epoch, measures in after.items():
         print(
-            f"epoch {epoch}: van Rossum distance {measures['val_loss']:.2f} ({silent:.2f} without "
-            f"any spike), {measures['val_accuracy']:.0%} of {tests} outputs closest to their own "
-            "target"
+            f"epoch {epoch}: van Rossum distance {measures['val_loss']:.2f}, "
+            f"{measures['val_accuracy']:.0%} of {len(test.y)} outputs closest to their own target"
         )
     return {
         "settings": result["settings"],
         "threads": result["threads"],
         "distance_without_spikes": silent,
+        "distance_of_inputs": noisy,
         "seconds_per_epoch": median(e["seconds"] for e in result["epochs"]),
         "after": after,
     }

@@ -93,6 +93,7 @@ class SeriesSNN(nn.Module):
         hidden: neurons of the layers before. Default: (300, 300), the paper's.
         hold: steps of the network for each step of the series. Default: 1.
         gain: of the encoder. Default: 0.2.
+        scale: of the initial weights, as in `IIRNetwork`. Default: 1.5.
         **options: of `IIRNetwork`.
 
     Shape:
@@ -108,13 +109,15 @@ class SeriesSNN(nn.Module):
         hidden: Sequence[int] = (300, 300),
         hold: int = 1,
         gain: float = 0.2,
+        scale: float = 1.5,
         backend: str = "auto",
         **options,
     ) -> None:
         super().__init__()
         self.hold = hold
         self.encoder = CurrentEncoder(gain=gain, backend=backend)
-        self.network = IIRNetwork((2 * features, *hidden, classes), backend=backend, **options)
+        sizes = (2 * features, *hidden, classes)
+        self.network = IIRNetwork(sizes, scale=scale, backend=backend, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         """Spike counts of the classes; after its end a series is silent."""
