@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from snnkernels import data
+from snnkernels import data, models
 from snnkernels.mfcc import cosine_transform, mel_filters, mfcc
 from snnkernels.models.iir_snn import SeriesLSTM, SeriesSNN
+from snnkernels.synapses import IIRSynapse
 
 RATE = 8000
 
@@ -174,6 +175,19 @@ def test_networks_see_no_padding(make):
     assert kinds == {"alpha", "beta", "weight"}
     fixed = SeriesSNN(3, 5, learn_filters=False)
     assert {name.rsplit(".", 1)[-1] for name, _ in fixed.named_parameters()} == {"weight"}
+
+
+def test_filters_stand_before_the_weights_of_convolutions():
+    def synapse(channels):
+        return IIRSynapse.dual_exponential(4.0, 1.0, channels=channels)
+
+    torch.manual_seed(0)
+    options = {"input_shape": (2, 6, 6), "readout": "spikes", "v_threshold": 0.3}
+    network = models.create("4C3-P2-6-3", synapse=synapse, **options)
+    filters = [m for m in network.modules() if isinstance(m, IIRSynapse)]
+    assert [len(m.alpha) for m in filters] == [2, 4, 6]
+    network(torch.rand(20, 2, 2, 6, 6).round()).sum().backward()
+    assert all(m.alpha.grad.abs().sum() > 0 for m in filters)
 
 
 # --- commands ------------------------------------------------------------------------------------
