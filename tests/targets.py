@@ -8,6 +8,7 @@ ahead of time does so in a process of its own, with the variable unset.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -34,6 +35,11 @@ class Target(NamedTuple):
     def interpreted(self) -> bool:
         """Triton's interpreter: thousands of times slower, for small inputs only."""
         return self.backend == "triton" and self.device == "cpu"
+
+    def some(self, cases: Iterable, turn: int) -> list:
+        """The cases to run: all of them, but of the interpreter's one, by turns."""
+        cases = [*cases]
+        return [cases[turn % len(cases)]] if self.interpreted else cases
 
     def param(self, *values, id: str = "") -> object:
         """A pytest parameter that ends with this target, marked where it needs a GPU."""

@@ -66,8 +66,8 @@ def test_launches_cover_every_call():
                 row = launches_for(kind, neurons, dtype)
                 assert row.backward.ahead == CHECKPOINT_EVERY
                 for launch in (row.forward, row.backward):
-                    fits = [launch.fitting(aligned=a, rare=r) for a in (0, 1) for r in (0, 1)]
-                    assert fits[2] == launch
+                    fits = [launch.fitting(aligned=a, held=k) for a in (1, 0) for k in range(4)]
+                    assert fits[0] == launch
                     for number in (n for fit in fits for n in fit):
                         assert number > 0 and number & (number - 1) == 0, (kind, launch)
 

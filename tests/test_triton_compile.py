@@ -20,6 +20,7 @@ from tests.triton_compile import AXES, BACKWARD_AXES, BUILDS, FORWARD_AXES
 ROOT = Path(__file__).parent.parent
 COUNTS = Path(__file__).parent / "data" / "triton_instructions.json"
 DIVIDING = (3, 4, 5)  # surrogates with a quotient
+COMMON = [name for name in BUILDS if "all" not in name]  # whose instructions are counted
 NVIDIA = [name for name, build in BUILDS.items() if build.target != "gfx942"]
 
 pytestmark = pytest.mark.skipif(
@@ -47,7 +48,7 @@ def reports():
 
 
 def test_cover():
-    assert len(BUILDS) <= 60
+    assert len(BUILDS) <= 67
     for kernel, axes in (("forward", FORWARD_AXES), ("backward", BACKWARD_AXES)):
         of_kernel = [build for build in BUILDS.values() if build.kernel == kernel]
         for name in (*AXES, *axes):
@@ -77,7 +78,8 @@ def test_operations_are_rounded_one_by_one(name, reports):
 
 def test_operations_are_rounded_one_by_one_by_amd(reports):
     # Its exact quotient is an approximate reciprocal and what corrects it.
-    assert reports["forward-gfx942"]["instructions"] == []
+    for name in ("forward-gfx942", "filter-gfx942", "gfx942-back"):
+        assert reports[name]["instructions"] == [], name
     assert reports["backward-gfx942"]["instructions"] == ["v_div_fixup_f32", "v_rcp_f32"]
 
 
@@ -101,7 +103,7 @@ def test_instructions_do_not_grow(reports):
     grown = {
         name: (report["per_step"], recorded["per_step"].get(name))
         for name, report in reports.items()
-        if report["per_step"] > 1.1 * recorded["per_step"].get(name, 0.0)
+        if name in COMMON and report["per_step"] > 1.1 * recorded["per_step"].get(name, 0.0)
     }
     assert not grown, f"instructions per neuron and step, now and recorded: {grown}"
 
@@ -109,7 +111,8 @@ def test_instructions_do_not_grow(reports):
 if __name__ == "__main__":
     import triton
 
-    counts = {name: report["per_step"] for name, report in compile_all().items()}
+    reports = compile_all()
+    counts = {name: reports[name]["per_step"] for name in COMMON}
     recorded = {"triton": ".".join(triton.__version__.split(".")[:2]), "per_step": counts}
     COUNTS.parent.mkdir(exist_ok=True)
     COUNTS.write_text(json.dumps(recorded, indent=1) + "\n")

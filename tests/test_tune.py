@@ -146,21 +146,21 @@ def test_stored_launches_are_used_on_that_gpu_alone():
 
 
 def test_a_launch_asks_the_file_once(monkeypatch):
-    from snnkernels.backends import triton
+    from snnkernels.backends.triton import calls
 
-    monkeypatch.setattr(triton, "INTERPRETED", False)
-    monkeypatch.setattr(triton, "gpu_class", lambda index: "sm_90")
+    monkeypatch.setattr(calls, "INTERPRETED", False)
+    monkeypatch.setattr(calls, "gpu_class", lambda index: "sm_90")
     stored.store("GPU 0", ROWS)
-    layout = triton.Layout(1, 1, 1 << 20, 1, 1, None, ())
+    layout = calls.Layout(1, 1, 1 << 20, 1, 1, None, ())
 
     class X:
         device, dtype = torch.device("cuda", 0), torch.float32
 
-    assert triton._row(layout, X) == ROWS[4][0]
+    assert calls.table_row(layout, X) == ROWS[4][0]
     stored.path().unlink()
-    assert triton._row(layout, X) == ROWS[4][0]
+    assert calls.table_row(layout, X) == ROWS[4][0]
     stored.stored_rows.cache_clear()
-    assert triton._row(layout, X) == launches.launches_for("sm_90", 1 << 20, torch.float32)
+    assert calls.table_row(layout, X) == launches.launches_for("sm_90", 1 << 20, torch.float32)
 
 
 def changed(**parts) -> str:

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from tests.cases import pairwise
 
+TRACE = 3  # the reset
 POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
+OF_X = ("x", "s", "f", "ds", "df", "dx")  # pointers of its dtype
 NEURONS = (1 << 20, 1 << 17, 1 << 15, 1 << 12)  # one of each class of launches
 
 # Instructions that the numeric contract has something to say about: fused products and sums,
@@ -43,7 +45,8 @@ AXES = {
 }
 FORWARD_AXES = AXES | {"keep": (True, False)}
 BACKWARD_AXES = AXES | {
-    "surrogate": tuple(range(6)),
+    "neurons": NEURONS[::3],  # the others are cut as the last
+    "surrogate": (1, 2, 4, 5),  # the others are in builds by name
     "detach": (False, True),
     "carried": (False, True),
     "spikes": ("read", "broadcast", "absent"),
@@ -66,6 +69,9 @@ class Build:
     recorded: bool = False
     x_inner: int = 1
     rows: str = "aligned"
+    synapse: tuple[int, int] | None = None
+    gain: bool = False
+    regularised: bool = False
     keep: bool = True
     surrogate: int = 0
     detach: bool = False
@@ -74,34 +80,113 @@ class Build:
     wanted: str = "x"
 
     @property
-    def rare(self) -> bool:
-        """As the backend says it to `Launch.fitting`."""
-        if self.kernel == "forward":
-            return self.recorded
-        sums = self.wanted != "x" and self.coefficients != "number"
-        return self.recorded or self.refractory or sums
+    def held(self) -> dict[str, bool]:
+        """As the backend says it to `rows_held`."""
+        found = {"recorded": self.recorded, "synapse": self.synapse is not None}
+        if self.kernel == "backward":
+            found |= {
+                "learns": self.learns,
+                "factors": self.traced or self.gain,
+                "other": self.traced or self.refractory or self.regularised,
+            }
+        return found
+
+    @property
+    def learns(self) -> bool:
+        return self.wanted != "x" and self.coefficients != "number"
+
+    @property
+    def traced(self) -> bool:
+        return self.reset == TRACE
 
     @property
     def absent(self) -> set[str]:
         """Names of the pointers that are None."""
+        if self.kernel.startswith("iir"):
+            return self._absent_of_filter
         names = set()
+        coefficients = {"decay", "v_threshold", "gain", "trace_decay"}
+        starts = {"v0", "wait0", "trace0", "synapse0"}
+        ends = {"dv_out", "dtrace_out", "dsynapse_out"}
         if not self.start:
-            names |= {"v0", "wait0"}
+            names |= starts
         if not self.refractory:
             names |= {"wait0", "wait_out"}
+        if not self.traced:
+            names |= {"trace0", "trace_out", "dtrace_out", "trace_decay", "dtrace_decay", "dtrace0"}
+        if self.synapse is None:
+            names |= {"alpha", "beta", "synapse0", "synapse_out", "dsynapse_out", "dcoefficients"}
+            names.add("dsynapse0")
+        if not self.gain:
+            names |= {"gain", "dgain"}
+        if not self.regularised:
+            names |= {"penalty_out", "dpenalty"}
         if self.coefficients == "number":
-            names |= {"decay", "v_threshold"}
+            names |= coefficients
         if not self.recorded:
             names |= {"h", "dh"}
         if not self.carried:
-            names.add("dv_out")
+            names |= ends
         if self.spikes == "absent":
             names.add("ds")
         if self.wanted == "parameters":
-            names |= {"dx", "dv0"}
-        elif self.wanted == "x" or self.coefficients == "number":
-            names |= {"ddecay", "dv_threshold"}
+            names.add("dx")
+            if self.learns:
+                names |= {"dv0", "dtrace0", "dsynapse0"}
+        if not self.learns:
+            names |= {f"d{name}" for name in coefficients} | {"dcoefficients"}
+        if self.wanted == "x":
+            names |= {"dtrace0", "dsynapse0"}
         return names
+
+    @property
+    def _absent_of_filter(self) -> set[str]:
+        names = set() if self.start else {"state0"}
+        if not self.carried:
+            names.add("dstate")
+        if self.wanted != "all":
+            names |= {"dx"} if self.wanted == "parameters" else {"dstate0", "dcoefficients"}
+        if self.kernel == "iir_backward" and not self.learns:
+            names |= {"x", "state0", "checkpoints"}
+        return names
+
+
+# What all options of the general neuron need, and of the filter at its highest order.
+LOADED = {
+    "refractory": True,
+    "start": True,
+    "coefficients": "channel",
+    "recorded": True,
+    "carried": True,
+    "wanted": "all",
+    "gain": True,
+    "regularised": True,
+}
+FACTORS = {"reset": TRACE, "gain": True, "coefficients": "scalar"}
+OTHERS = {
+    "synapse": Build("forward", synapse=(2, 2)),
+    "factors": Build("forward", **FACTORS, rows="odd", target=100, dtype="float16"),
+    "all": Build(
+        "forward", 80, "bfloat16", 1 << 12, TRACE, synapse=(2, 2), rows="narrow", **LOADED
+    ),
+    "synapse-back": Build("backward", synapse=(2, 1)),
+    "synapse-learns": Build(
+        "backward", 100, "bfloat16", synapse=(2, 2), coefficients="scalar", wanted="all"
+    ),
+    "trace-back": Build("backward", reset=TRACE),
+    "regularised-back": Build("backward", 80, regularised=True),
+    "factors-back": Build("backward", 100, wanted="all", rows="odd", **FACTORS),
+    "factors-all-back": Build("backward", 90, "bfloat16", 1 << 15, TRACE, rows="odd", **LOADED),
+    "all-back": Build("backward", 80, "float32", 1 << 17, TRACE, synapse=(2, 2), **LOADED),
+    "gfx942-back": Build("backward", "gfx942", "bfloat16", reset=TRACE, synapse=(2, 1), gain=True),
+    "filter": Build("iir_forward", synapse=(2, 1)),
+    "filter-all": Build("iir_forward", 80, synapse=(8, 8), rows="narrow", **LOADED),
+    "filter-back": Build("iir_backward", synapse=(2, 1)),
+    "filter-back-bfloat16": Build("iir_backward", 100, "bfloat16", 1 << 15, synapse=(4, 1)),
+    "filter-learns": Build("iir_backward", synapse=(2, 1), wanted="all", coefficients="scalar"),
+    "filter-all-back": Build("iir_backward", 80, synapse=(8, 8), rows="narrow", **LOADED),
+    "filter-gfx942": Build("iir_forward", "gfx942", "bfloat16", synapse=(2, 1)),
+}
 
 
 def _builds() -> dict[str, Build]:
@@ -115,7 +200,7 @@ def _builds() -> dict[str, Build]:
             for neurons in NEURONS[::2]:
                 found[f"{kernel}-{dtype}-{neurons}"] = Build(kernel, dtype=dtype, neurons=neurons)
     found["backward-atan-bfloat16"] = Build("backward", dtype="bfloat16", surrogate=3)
-    return found
+    return found | OTHERS
 
 
 BUILDS = _builds()
@@ -150,20 +235,32 @@ def _compile(build: Build):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from snnkernels.backends.triton import kernels
+    from snnkernels.backends.triton.backward import neuron_bwd_kernel
+    from snnkernels.backends.triton.forward import neuron_fwd_kernel
+    from snnkernels.backends.triton.iir import held as iir_held
+    from snnkernels.backends.triton.iir_kernels import iir_bwd_kernel, iir_fwd_kernel
     from snnkernels.backends.triton.launches import (
         CHECKPOINT_EVERY,
         compiler_options,
         launches_for,
+        rows_held,
     )
 
-    forward = build.kernel == "forward"
-    kernel = kernels.neuron_fwd_kernel if forward else kernels.neuron_bwd_kernel
+    kernel = {
+        "forward": neuron_fwd_kernel,
+        "backward": neuron_bwd_kernel,
+        "iir_forward": iir_fwd_kernel,
+        "iir_backward": iir_bwd_kernel,
+    }[build.kernel]
+    forward = build.kernel.endswith("forward")
     dtype = getattr(torch, build.dtype)
     target = build.target if isinstance(build.target, str) else f"sm_{build.target}"
     row = launches_for(target, build.neurons, dtype)
     launch = row.forward if forward else row.backward
-    launch = launch.fitting(aligned=build.rows == "aligned", rare=build.rare)
+    held = rows_held(**build.held)
+    if build.kernel.startswith("iir"):
+        held = iir_held(*build.synapse, build.learns and not forward)
+    launch = launch.fitting(aligned=build.rows == "aligned", held=held)
     nvidia = not isinstance(build.target, str)
     per_channel = build.coefficients == "channel"
     options = {
@@ -176,12 +273,19 @@ def _compile(build: Build):
         "SURROGATE": build.surrogate,
         "RECIPROCAL": nvidia,
         "REFRACTORY": build.refractory,
+        "GAIN": build.gain,
+        "P": build.synapse[0] if build.synapse else 0,
+        "Q": build.synapse[1] if build.synapse else 0,
         "DECAY_PER_CHANNEL": per_channel,
         "THRESHOLD_PER_CHANNEL": per_channel,
+        "GAIN_PER_CHANNEL": per_channel,
+        "TRACE_PER_CHANNEL": per_channel,
+        "FILTER_PER_CHANNEL": per_channel,
         "K": CHECKPOINT_EVERY if build.keep else 0,
         "X_INNER": build.x_inner,
         "DS_INNER": int(build.spikes == "read"),
         "DH_INNER": 1,
+        "DF_INNER": int(build.spikes == "read"),
         "ALIGN": 16 // dtype.itemsize if build.rows == "aligned" else 1,
         "WIDE": build.rows != "narrow",
         "BLOCK": launch.block,
@@ -197,7 +301,7 @@ def _compile(build: Build):
         elif name in build.absent:
             signature[name], constants[(place,)] = "constexpr", None
         else:
-            signature[name] = POINTERS[build.dtype if name in ("x", "s", "ds", "dx") else "float32"]
+            signature[name] = POINTERS[build.dtype if name in OF_X else "float32"]
             attributes[(place,)] = [["tt.divisibility", 16]]
     device = GPUTarget("cuda", build.target, 32) if nvidia else GPUTarget("hip", build.target, 64)
     binary = triton.compile(

@@ -1,35 +1,47 @@
 """Backend "triton": the kernels for GPUs, and in Triton's interpreter for CPU tensors.
 
-The equations stand in ``neuron.py``, the kernels in ``kernels.py``, how they are cut into programs
-in ``launches.py``, or as ``tuning.py`` measured it and ``stored.py`` kept it; here is the way from
-tensors to a launch.
+The equations stand in ``neuron.py``, the filter's bookkeeping in ``filter.py``; the kernels are
+``forward.py``, ``backward.py`` and ``iir_kernels.py``. How they are cut into programs stands in
+``launches.py``, or as ``tuning.py`` measured it and ``stored.py`` kept it. Here and in ``iir.py``
+is the way from tensors to a launch; ``calls.py`` makes it.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import triton
-from torch import Tensor
 
-from snnkernels.backends.triton.kernels import neuron_bwd_kernel, neuron_fwd_kernel
-from snnkernels.backends.triton.launches import (
-    CHECKPOINT_EVERY,
-    Launch,
-    Row,
-    compiler_options,
-    gpu_class,
-    launches_for,
+from snnkernels.backends.triton.backward import neuron_bwd_kernel
+from snnkernels.backends.triton.calls import (
+    NVIDIA,
+    empty_sums,
+    per_channel,
+    reduce_channels,
+    reduce_filter,
+    run,
+    table_row,
 )
+from snnkernels.backends.triton.forward import neuron_fwd_kernel
+from snnkernels.backends.triton.iir import MAX_ORDER, iir_backward, iir_forward
+from snnkernels.backends.triton.launches import CHECKPOINT_EVERY, Launch, rows_held
 from snnkernels.backends.triton.neuron import INTERPRETED
-from snnkernels.backends.triton.stored import stored_row
-from snnkernels.layout import Layout, Rows
+from snnkernels.neuron_op import RESETS, General
 
-__all__ = ["CHECKPOINT_EVERY", "neuron_backward", "neuron_forward", "why_unavailable"]
+__all__ = [
+    "CHECKPOINT_EVERY",
+    "MAX_ORDER",
+    "OPS",
+    "iir_backward",
+    "iir_forward",
+    "neuron_backward",
+    "neuron_forward",
+    "why_unavailable",
+]
+
+OPS = ("neuron", "general", "regulariser", "iir")
 
 _OLDEST = (3, 6)  # Triton
-NVIDIA = not INTERPRETED and torch.version.hip is None
+_PLAIN = General()
 
 
 def why_unavailable(device_type: str) -> str | None:
@@ -54,90 +66,46 @@ def why_unavailable(device_type: str) -> str | None:
     return None if best >= (8, 0) else f"it needs compute capability 8.0 or newer, found {best}"
 
 
-def _in_rows(layout: Layout, block: int) -> bool:
-    """Whether programs keep to one row each: they do where that leaves few lanes idle."""
-    return layout.outer == 1 or -(-layout.inner // block) * block < 1.25 * layout.inner
-
-
-def _run(
-    kernel,
-    layout: Layout,
-    launch: Launch,
-    rare: bool,
-    walked: dict[str, Rows | None],
-    tensors: dict[str, Tensor | None],
-    arguments: dict,
-    x: Tensor,
-) -> None:
-    """Launch one kernel.
-
-    Args:
-        kernel: the jit function.
-        layout: of the call.
-        launch: its parameters.
-        rare: see `Launch.fitting`.
-        walked: strides by the prefix of their names in the kernel; None: absent.
-        tensors: pointers by name.
-        arguments: numbers and compile-time options by name.
-        x: says on which device.
-    """
-    walked = {name: rows or layout.out._replace(inner=1) for name, rows in walked.items()}
-    sizes = [layout.inner, *(k for r in walked.values() for k in (r.outer, r.time))]
-    align = 16 // x.element_size()
-    aligned = not any(size % align for size in sizes) and _in_rows(layout, launch.block)
-    launch = launch.fitting(aligned=aligned, rare=rare)
-    align = align if aligned else 1
-    wide = _in_rows(layout, launch.block)
-    tiles = -(-layout.inner // launch.block)
-    arguments = arguments | ({"U": launch.ahead} if "U" in kernel.arg_names else {})
-    strides = {}
-    for name, row in walked.items():
-        strides[f"{name}_outer"], strides[f"{name}_time"] = row.outer // align, row.time // align
-        if name != "out":
-            strides[f"{name.upper()}_INNER"] = row.inner
-    programs = layout.outer * tiles if wide else -(-layout.neurons // launch.block)
-    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        kernel[(programs,)](
-            **tensors,
-            steps=layout.steps,
-            rows=layout.outer,
-            inner_size=layout.inner // align,
-            tiles=tiles,
-            channels=layout.channels,
-            channel_inner=layout.channel_inner,
-            **strides,
-            **arguments,
-            ALIGN=align,
-            WIDE=wide,
-            BLOCK=launch.block,
-            **compiler_options(launch, NVIDIA and kernel is neuron_bwd_kernel),
-        )
-
-
-def _shared_arguments(options, numbers, decay, v_threshold) -> dict:
-    return {
+def _shared(options, numbers, v, refractory, decay, v_threshold, general) -> tuple[dict, dict]:
+    """Pointers and arguments that both kernels have."""
+    tensors = {
+        "v0": v,
+        "wait0": refractory,
+        "trace0": general.trace,
+        "synapse0": general.synapse,
+        "decay": decay,
+        "v_threshold": v_threshold,
+        "gain": general.gain,
+        "trace_decay": general.trace_decay,
+        "alpha": general.alpha,
+        "beta": general.beta,
+    }
+    arguments = {
         "decay_number": numbers.decay,
         "threshold_number": numbers.v_threshold,
+        "gain_number": numbers.gain,
+        "trace_number": numbers.trace_decay,
         "v_reset": numbers.v_reset,
         "period": float(options.refractory),
+        "tolerance": numbers.tolerance,
+        "shift": numbers.shift,
         "CHARGE": options.charge,
         "COMPARE": options.compare,
         "SPIKES": options.spikes,
         "WHEN": options.when,
         "RESET": options.reset,
         "REFRACTORY": options.refractory > 0,
-        "DECAY_PER_CHANNEL": decay is not None and decay.numel() > 1,
-        "THRESHOLD_PER_CHANNEL": v_threshold is not None and v_threshold.numel() > 1,
+        "GAIN": general.gain is not None or numbers.gain != 1.0,
+        "P": general.outputs,
+        "Q": general.synapse_rows - general.outputs,
+        "DECAY_PER_CHANNEL": per_channel(decay),
+        "THRESHOLD_PER_CHANNEL": per_channel(v_threshold),
+        "GAIN_PER_CHANNEL": per_channel(general.gain),
+        "TRACE_PER_CHANNEL": per_channel(general.trace_decay),
+        "FILTER_PER_CHANNEL": per_channel(general.beta),
         "K": options.checkpoint_every,
     }
-
-
-def _row(layout: Layout, x: Tensor) -> Row:
-    if INTERPRETED:
-        return launches_for("interpreter", layout.neurons, x.dtype)
-    kind = gpu_class(x.device.index)
-    stored = stored_row(x.device.index, layout.neurons, x.dtype)
-    return stored or launches_for(kind, layout.neurons, x.dtype)
+    return tensors, arguments
 
 
 def neuron_forward(
@@ -154,33 +122,37 @@ def neuron_forward(
     state_out,
     h,
     checkpoints,
+    general=_PLAIN,
     launch: Launch | None = None,
 ) -> None:
     """Fill s, state_out, h and checkpoints; see ``csrc/snncore.h: NeuronForward``.
 
     ``launch`` is for measurements. Default: what `launches` or `stored` says.
     """
-    launch = launch or _row(layout, x).forward
-    _run(
+    tensors, arguments = _shared(options, numbers, v, refractory, decay, v_threshold, general)
+    rows = options.state_rows
+    traced = options.reset == RESETS.index("trace")
+    run(
         neuron_fwd_kernel,
         layout,
-        launch,
-        h is not None,
+        launch or table_row(layout, x).forward,
         {"x": layout.inputs[0], "out": layout.out},
-        {
+        tensors
+        | {
             "x": x,
-            "v0": v,
-            "wait0": refractory,
-            "decay": decay,
-            "v_threshold": v_threshold,
             "s": s,
             "h": h,
             "v_out": state_out[0],
             "wait_out": state_out[1] if options.refractory else None,
+            "trace_out": state_out[rows - 1] if traced else None,
+            "synapse_out": None if general.beta is None else state_out[rows:],
+            "penalty_out": state_out[-1] if options.regularise else None,
             "checkpoints": checkpoints,
         },
-        _shared_arguments(options, numbers, decay, v_threshold),
+        arguments,
         x,
+        backward=False,
+        held=rows_held(recorded=h is not None, synapse=general.beta is not None),
     )
 
 
@@ -202,38 +174,51 @@ def neuron_backward(
     dv0,
     ddecay,
     dv_threshold,
+    general=_PLAIN,
+    general_out=(None,) * 6,
     launch: Launch | None = None,
 ) -> None:
     """Fill the gradients that are not None; see ``csrc/snncore.h: NeuronBackward``.
 
     ``launch`` as for `neuron_forward`.
     """
-    sums = [
-        None if g is None else torch.empty(layout.neurons, dtype=torch.float32, device=x.device)
-        for g in (ddecay, dv_threshold)
-    ]
-    _run(
+    dgain, dtrace_decay, dalpha, dbeta, dtrace0, dsynapse0 = general_out
+    tensors, arguments = _shared(options, numbers, v, refractory, decay, v_threshold, general)
+    wanted = {
+        "ddecay": ddecay,
+        "dv_threshold": dv_threshold,
+        "dgain": dgain,
+        "dtrace_decay": dtrace_decay,
+    }
+    sums = {name: None if g is None else empty_sums(layout, x) for name, g in wanted.items()}
+    filter_sums = None
+    if dalpha is not None or dbeta is not None:
+        filter_sums = empty_sums(layout, x, general.outputs + general.beta.shape[0])
+    traced = options.reset == RESETS.index("trace")
+    learns = filter_sums is not None or any(g is not None for g in wanted.values())
+    run(
         neuron_bwd_kernel,
         layout,
-        launch or _row(layout, x).backward,
-        dh is not None or options.refractory > 0 or any(g is not None for g in sums),
+        launch or table_row(layout, x).backward,
         dict(zip(("x", "ds", "dh", "out"), (*layout.inputs, layout.out), strict=True)),
-        {
+        tensors
+        | {
             "x": x,
-            "v0": v,
-            "wait0": refractory,
-            "decay": decay,
-            "v_threshold": v_threshold,
             "checkpoints": checkpoints,
             "ds": ds,
             "dv_out": dv,
+            "dtrace_out": general.dtrace,
+            "dsynapse_out": general.dsynapse,
+            "dpenalty": general.dpenalty,
             "dh": dh,
             "dx": dx,
             "dv0": dv0,
-            "ddecay": sums[0],
-            "dv_threshold": sums[1],
-        },
-        _shared_arguments(options, numbers, decay, v_threshold)
+            "dtrace0": dtrace0,
+            "dsynapse0": dsynapse0,
+            "dcoefficients": filter_sums,
+        }
+        | sums,
+        arguments
         | {
             "p": numbers.surrogate_p,
             "q": numbers.surrogate_q,
@@ -242,9 +227,16 @@ def neuron_backward(
             "RECIPROCAL": NVIDIA,
         },
         x,
+        backward=True,
+        held=rows_held(
+            learns=learns,
+            recorded=dh is not None,
+            synapse=general.beta is not None,
+            factors=traced or arguments["GAIN"],
+            other=traced or options.refractory > 0 or options.regularise > 0,
+        ),
     )
-    for gradient, per_neuron in zip((ddecay, dv_threshold), sums, strict=True):
+    for name, gradient in wanted.items():
         if gradient is not None:
-            inner = layout.channel_inner if gradient.numel() > 1 else layout.neurons
-            by_channel = per_neuron.view(-1, gradient.numel(), inner)
-            gradient.copy_(by_channel.sum((0, 2), dtype=torch.float64).view(gradient.shape))
+            reduce_channels(layout, sums[name], gradient)
+    reduce_filter(layout, filter_sums, dalpha, dbeta)

@@ -25,18 +25,44 @@ class Launch(NamedTuple):
     warps: int
     ahead: int = CHECKPOINT_EVERY
 
-    def fitting(self, *, aligned: bool, rare: bool) -> Launch:
+    def fitting(self, *, aligned: bool, held: int = 0) -> Launch:
         """So that a call fits MAX_REGISTERS: fewer neurons a thread, fewer steps ahead.
 
         Args:
             aligned: rows allow wide accesses. Else each neuron has its own loads and addresses.
-            rare: a step holds more than a plain call's: what is recorded, summed or waited for.
+            held: what a step holds. 0: as a plain call; 1: also what is recorded, summed or waited
+                for; 2: also a synapse or what several gradients need; 3: nearly all there is.
         """
-        ahead = min(self.ahead, CHECKPOINT_EVERY) if rare else self.ahead
-        if aligned and not (rare and ahead == CHECKPOINT_EVERY):
+        most = CHECKPOINT_EVERY >> max(held - 1, 0)
+        ahead = min(self.ahead, most) if held else self.ahead
+        if aligned and not (held and ahead == most):
             return self._replace(ahead=ahead)
-        per_thread = 1 if ahead >= CHECKPOINT_EVERY else 2
+        per_thread = 1 if held > 1 or ahead >= CHECKPOINT_EVERY else 2
         return self._replace(block=min(self.block, 32 * self.warps * per_thread), ahead=ahead)
+
+
+def rows_held(
+    *,
+    learns: bool = False,
+    recorded: bool = False,
+    synapse: bool = False,
+    factors: bool = False,
+    other: bool = False,
+) -> int:
+    """``held`` of `Launch.fitting`.
+
+    Args:
+        learns: gradients of coefficients are summed up.
+        recorded: h is written, or has a gradient.
+        synapse: there is one.
+        factors: of a gain or of a trace, which ``learns`` needs.
+        other: there is anything else beyond the plain call.
+    """
+    if synapse:
+        return 3 if learns and recorded else 2
+    if learns and factors:
+        return 2
+    return int(learns or recorded or other)
 
 
 class Row(NamedTuple):

@@ -20,6 +20,7 @@ WHEN_NOW = tl.constexpr(0)  # resets in the step of the spike
 RESET_HARD = tl.constexpr(0)  # v_reset where s
 RESET_SOFT = tl.constexpr(1)  # h - v_threshold * s
 RESET_NONE = tl.constexpr(2)  # h
+RESET_TRACE = tl.constexpr(3)  # h, and a trace of the spikes lowers the next potentials
 TRIANGLE = tl.constexpr(0)
 RECTANGLE = tl.constexpr(1)
 GAUSSIAN = tl.constexpr(2)
@@ -41,8 +42,8 @@ def widen(a):
 def to_bf16(a):
     """Round float32 to the nearest bfloat16, ties to even; denormals stay, NaN stays NaN.
 
-    In whole numbers, as the other backends do: conversion instructions differ in what they do to
-    denormals, and the interpreter's truncates. The bits of NaN could carry into the sign.
+    In whole numbers, so that it is one rule for every target: what conversions do to denormals
+    differs, and the interpreter's truncates. The bits of NaN could carry into the sign.
     """
     bits = a.to(tl.uint32, bitcast=True)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
@@ -116,9 +117,35 @@ def surrogate_grad(u, p, q, KIND: tl.constexpr, RECIPROCAL: tl.constexpr):
 
 
 @triton.jit
+def filter(beta, x, alpha, f, P: tl.constexpr, Q: tl.constexpr):  # noqa: A001
+    """One step of the filter of order P, Q (Fang et al., eq. 5d).
+
+    Args:
+        beta: tuple of Q + 1, for lags 0 ... Q.
+        x: tuple of inputs at those lags.
+        alpha: tuple of P, for lags 1 ... P.
+        f: tuple of outputs at those lags.
+        P: order of the outputs.
+        Q: order of the inputs.
+    """
+    total = beta[Q] * x[Q]
+    for q in tl.static_range(Q - 1, -1, -1):
+        total = total + beta[q] * x[q]
+    for p in tl.static_range(P - 1, -1, -1):
+        total = total + alpha[p] * f[p]
+    return total
+
+
+@triton.jit
 def charge(decay, v, x):
     """The potential before firing."""
     return decay * v + x
+
+
+@triton.jit
+def inhibit(h, theta, r):
+    """The trace r of earlier spikes lowers the potential (Fang et al., eq. 5a)."""
+    return h - theta * r
 
 
 @triton.jit
@@ -139,6 +166,12 @@ def reset(h, s, theta, v_reset, RESET: tl.constexpr):
 
 
 @triton.jit
+def trace_after(r, s, trace_decay):
+    """The trace of the next step (Fang et al., eq. 5c), from this one's and the mask of spikes."""
+    return trace_decay * r + tl.where(s, 1.0, 0.0)
+
+
+@triton.jit
 def wait_after(wait, s, period):
     """Steps that a neuron still has to wait after this one: ``period`` after a spike."""
     left = wait - 1.0
@@ -146,14 +179,62 @@ def wait_after(wait, s, period):
 
 
 @triton.jit
-def step(v, wait, x, decay, theta, v_reset, period, RESET: tl.constexpr, REFRACTORY: tl.constexpr):
-    """One step of the neuron: h, the spike as a mask, and the state after it (v, wait)."""
-    h = charge(decay, v, x)
+def step(
+    v,
+    wait,
+    trace,
+    i,
+    decay,
+    theta,
+    gain,
+    trace_decay,
+    v_reset,
+    period,
+    RESET: tl.constexpr,
+    REFRACTORY: tl.constexpr,
+    GAIN: tl.constexpr,
+):
+    """One step of the neuron: h, the spike as a mask, and the state after it: v, wait, trace."""
+    if GAIN:
+        i = gain * i
+    h = charge(decay, v, i)
+    if RESET == RESET_TRACE:
+        h = inhibit(h, theta, trace)
     s = fire(h, theta)
     if REFRACTORY:
         s = s & (wait <= 0.0)
         wait = wait_after(wait, s, period)
-    return h, s, reset(h, s, theta, v_reset, RESET), wait
+    if RESET == RESET_TRACE:
+        trace = trace_after(trace, s, trace_decay)
+    return h, s, reset(h, s, theta, v_reset, RESET), wait, trace
+
+
+@triton.jit
+def beyond(offset, tolerance):
+    """What of a distance is over the tolerance."""
+    excess = tl.abs(offset) - tolerance
+    return tl.where(excess <= 0.0, 0.0, excess)
+
+
+@triton.jit
+def penalty(h, theta, tolerance, shift):
+    """What a potential far from the threshold costs (Stöckl, fig. 5.8)."""
+    excess = beyond(h - (theta + shift), tolerance)
+    return excess * excess
+
+
+@triton.jit
+def penalty_grad(h, theta, tolerance, shift):
+    """Its derivative by h; that by theta is the same with the other sign."""
+    offset = h - (theta + shift)
+    return tl.where(offset < 0.0, -2.0, 2.0) * beyond(offset, tolerance)
+
+
+@triton.jit
+def no_term():
+    """-0.0: added to any number it changes no bit of it."""
+    # A literal -0.0 becomes +0.0 on its way through the compiler.
+    return tl.full((), -(1 << 31), tl.int32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -177,14 +258,12 @@ def step_back(
     """One step of the adjoint: dx[t] (which is dh[t]), dv[t-1], and this step's terms.
 
     carried: false where nothing arrives on v[t] (the last step of a call whose state got no
-    gradient). Its terms are then -0.0, which added to any number changes no bit of it.
+    gradient). Its terms are then `no_term`.
 
     Returns:
         dx, dv on v[t-1], the term of dtheta, the term of ddecay (given v[t-1]).
     """
-    # A literal -0.0 becomes +0.0 on its way through the compiler.
-    none = tl.full((), -(1 << 31), tl.int32).to(tl.float32, bitcast=True)
-    if not DETACH and RESET != RESET_NONE:
+    if not DETACH and (RESET == RESET_HARD or RESET == RESET_SOFT):
         if RESET == RESET_HARD:
             attached = ds + dv * (v_reset - h)
         else:
@@ -193,7 +272,7 @@ def step_back(
     through = dv
     if RESET == RESET_HARD:
         through = tl.where(s, 0.0, dv)
-    through = tl.where(carried, through, none)
+    through = tl.where(carried, through, no_term())
     if RECORDED:
         through = dh + through
     fired = tl.where(live, ds * f, 0.0)
@@ -202,3 +281,16 @@ def step_back(
     if RESET == RESET_SOFT:
         dtheta = tl.where(carried, dtheta - tl.where(s, dv, 0.0), dtheta)
     return dx, dx * decay, dtheta, dx * v_before
+
+
+@triton.jit
+def trace_back(dh, r, after, carried, theta, trace_decay):
+    """The adjoint of the trace: from gradients on h[t] and r[t+1] (``after``) to that on r[t].
+
+    carried: as in `step_back`, for r.
+
+    Returns:
+        dr, the term of dtheta beside that of step_back, the term of dtrace_decay.
+    """
+    dr = tl.where(carried, after * trace_decay, no_term()) - dh * theta
+    return dr, no_term() - dh * r, tl.where(carried, after * r, no_term())
