@@ -55,7 +55,7 @@ class _VanRossum(torch.autograd.Function):
         for block in ctx.blocks:
             starts.append(state)
             f, state = run(_difference(s, target, block), state=state)
-            total += f.square().sum((0, *range(2, f.ndim)), dtype=torch.float64)
+            total += f.square_().flatten(2).sum(2).sum(0, dtype=torch.float64)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(s, target, *starts)
         return (total / (2 * max(s.shape[0], 1))).to(torch.promote_types(s.dtype, torch.float32))
@@ -71,12 +71,12 @@ class _VanRossum(torch.autograd.Function):
         after = None
         for block, state in zip(reversed(ctx.blocks), reversed(starts), strict=True):
             f, _ = ctx.run(_difference(s, target, block), state=state)
-            gradient, after = ctx.run((f * scale).flip(0), state=after)
+            gradient, after = ctx.run(f.mul_(scale).flip(0), state=after)
             gradient = gradient.flip(0)
             if need_s:
                 ds[block] = gradient
             if need_target:
-                dtarget[block] = -gradient
+                dtarget[block] = gradient.neg_()
         return ds, dtarget, None, None, None
 
 
