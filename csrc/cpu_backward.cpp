@@ -7,6 +7,11 @@ namespace snn {
 namespace SNN_ISA {
 namespace {
 
+// Whether the synapse's output is looked at again after the potentials are made of it.
+SNN_HD bool whole_replay(const NeuronBackward& a) {
+  return a.dcoefficients_per_neuron || a.dgain_per_neuron;
+}
+
 template <class IO, Reset R, bool RARE>
 struct BackwardTile {
   static constexpr int TILE = BACKWARD_TILE + LANES;
@@ -54,7 +59,7 @@ struct BackwardTile {
     if (want_trace_decay) dtrace_decay.start(n);
     if (TRACE) load_row(dtrace, a.dtrace, m0, n);
     if (synapse) {
-      replay.start(q.synapse, q, m0, n, pool);
+      replay.start(q.synapse, q, m0, n, whole_replay(a), pool);
       filter_adjoint.start(q.synapse, q, m0, n, a.dsynapse, pool);
       if (want_filter) filter_sums.start(q.synapse.P + q.synapse.Q + 1, padded(n), pool);
     }
@@ -64,7 +69,7 @@ struct BackwardTile {
       load_row(v, c ? from : q.v0, m0, n);
       if (refractory) load_row(wait_tape[0], c ? from + q.wait_row() * M : q.wait0, m0, n);
       if (TRACE) load_row(trace_tape[0], c ? from + q.trace_row() * M : q.trace0, m0, n);
-      if (synapse) replay.run(t0, t1, c ? from + q.synapse_row() * M : nullptr, x);
+      if (synapse) replay.enter(t0, t1, c ? from + q.synapse_row() * M : nullptr, x);
       if (want_decay) std::memcpy(v_start, v, n * sizeof(float));
       recompute(t0, t1);
       for (int64_t t = t1 - 1; t >= t0; --t) {
@@ -97,35 +102,46 @@ struct BackwardTile {
     const Vec zero(0.0f), period(q.refractory), v_reset = v_reset_all, decay_1 = decay_all,
                                                 theta_1 = theta_all;
     const int width = n;
-    const bool has_wait = RARE && refractory, has_synapse = synapse;
+    const bool has_wait = RARE && refractory, has_synapse = RARE && synapse;
     for (int64_t t = t0; t < t1; ++t) {
       const int64_t k = t - t0;
       const IO *x_row = x.row(t), *x_next = x.ahead(smaller(t + AHEAD, t1 - 1));
-      const float* i_row = has_synapse ? replay.f_at(t)[0] : nullptr;
       const float* trace_row = TRACE ? trace_tape[k] : nullptr;
       float* trace_next = TRACE ? trace_tape[k + 1] : nullptr;
       float *tape_row = tape[k], *wait_row = RARE ? wait_tape[k] : nullptr;
       float* wait_next = RARE && t + 1 < t1 ? wait_tape[k + 1] : nullptr;
-      for (int j = 0; j < width; j += LANES) {
-        prefetch(x_next + j);
-        const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_1;
-        const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_1;
-        Vec i = has_synapse ? Vec::load(i_row + j) : widen(x_row + j);
-        if (RARE) i = Vec::load(per_channel.gain + j) * i;
-        Vec h = charge(decay, Vec::load(v + j), i);
-        if (TRACE) h = inhibit(h, theta, Vec::load(trace_row + j));
-        h.store(tape_row + j);
-        Mask fired = fire(h, theta);
-        if (has_wait) {
-          const Vec w = Vec::load(wait_row + j);
-          fired = fired & (w <= zero);
-          if (wait_next) wait_after(w, fired, period).store(wait_next + j);
+      const auto neurons = [&](auto current) SNN_IN_PLACE {
+        for (int j = 0; j < width; j += LANES) {
+          prefetch(x_next + j);
+          const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_1;
+          const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_1;
+          Vec i = current(j);
+          if (RARE) i = Vec::load(per_channel.gain + j) * i;
+          Vec h = charge(decay, Vec::load(v + j), i);
+          if (TRACE) h = inhibit(h, theta, Vec::load(trace_row + j));
+          h.store(tape_row + j);
+          Mask fired = fire(h, theta);
+          if (has_wait) {
+            const Vec w = Vec::load(wait_row + j);
+            fired = fired & (w <= zero);
+            if (wait_next) wait_after(w, fired, period).store(wait_next + j);
+          }
+          if (TRACE) {
+            trace_after(Vec::load(trace_row + j), fired, Vec::load(per_channel.trace_decay + j))
+                .store(trace_next + j);
+          }
+          reset<R>(h, fired, theta, v_reset).store(v + j);
         }
-        if (TRACE) {
-          trace_after(Vec::load(trace_row + j), fired, Vec::load(per_channel.trace_decay + j))
-              .store(trace_next + j);
-        }
-        reset<R>(h, fired, theta, v_reset).store(v + j);
+      };
+      if (!has_synapse) {
+        neurons([&](int j) SNN_IN_PLACE { return widen(x_row + j); });
+      } else if (!in_loop(replay.tile, [&](auto orders) {
+                   const typename decltype(orders)::type step(replay.tile, replay.f_at(t),
+                                                              replay.x_at(t));
+                   neurons([&](int j) SNN_IN_PLACE { return step.forward(j, widen(x_row + j)); });
+                 })) {
+        const float* i_row = replay.step(t, x_row, x_next);
+        neurons([&](int j) SNN_IN_PLACE { return Vec::load(i_row + j); });
       }
     }
   }
@@ -140,70 +156,86 @@ struct BackwardTile {
     const bool sum_decay = RARE && want_decay, sum_theta = RARE && want_theta;
     const bool sum_gain = RARE && want_gain, sum_trace_decay = want_trace_decay;
     const bool has_synapse = synapse, trace_carried = t + 1 < q.T || a.dtrace;
-    const bool store = write && !has_synapse, has_penalty = RARE && regularise;
+    const bool has_penalty = RARE && regularise;
     const Vec tolerance(q.tolerance), shift(q.shift), dpenalty(has_penalty ? *a.dpenalty : 0.0f);
     const float* trace_row = TRACE ? trace_tape[k] : nullptr;
     const IO* x_row = sum_gain && !has_synapse ? x.row(t) : nullptr;
-    const float* i_row = has_synapse ? replay.f_at(t)[0] : nullptr;
+    const float* i_row = sum_gain && has_synapse ? replay.f_at(t)[0] : nullptr;
     const IO *ds_row = ds.row(t), *ds_next = ds.ahead(t < AHEAD ? 0 : t - AHEAD);
     const float* dh_row = has_dh ? dh.row(t) : nullptr;
     const float *tape_row = tape[k], *wait_row = RARE ? wait_tape[k] : nullptr;
     IO* dx_row = dx.row(t);
-    for (int j = 0; j < width; j += LANES) {
-      prefetch(ds_next + j);
-      const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_1;
-      const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_1;
-      const Vec h = Vec::load(tape_row + j);
-      Mask live = zero <= zero, fired = fire(h, theta);
-      if (has_wait) {
-        live = Vec::load(wait_row + j) <= zero;
-        fired = fired & live;
+    // send(j, di): on with the gradient on the neuron's input.
+    const auto neurons = [&](auto send) SNN_IN_PLACE {
+      for (int j = 0; j < width; j += LANES) {
+        prefetch(ds_next + j);
+        const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_1;
+        const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_1;
+        const Vec h = Vec::load(tape_row + j);
+        Mask live = zero <= zero, fired = fire(h, theta);
+        if (has_wait) {
+          live = Vec::load(wait_row + j) <= zero;
+          fired = fired & live;
+        }
+        const Vec v_before = sum_decay ? potential_before(k, j, theta) : zero;
+        const Vec f = surrogate_grad(kind, h - theta, p, r);
+        Vec ds_t = widen(ds_row + j), after = zero;
+        if (TRACE) {
+          after = Vec::load(dtrace + j);
+          if (!detach && trace_carried) ds_t = ds_t + after;
+        }
+        Vec dh_t = has_dh ? widen(dh_row + j) : zero, pulled = zero;
+        if (has_penalty) {
+          pulled = dpenalty * penalty_grad(h, theta, tolerance, shift);
+          dh_t = has_dh ? dh_t + pulled : pulled;
+        }
+        auto back = step_back<R>(ds_t, dh_t, has_dh || has_penalty, Vec::load(dv + j), carried,
+                                 detach, h, fired, live, f, v_before, decay, theta, v_reset);
+        if (has_penalty) back.dtheta = back.dtheta - pulled;
+        back.dv.store(dv + j);
+        if (TRACE) {
+          const auto trace = trace_back(back.dx, Vec::load(trace_row + j), after, trace_carried,
+                                        theta, Vec::load(per_channel.trace_decay + j));
+          trace.dr.store(dtrace + j);
+          back.dtheta = back.dtheta + trace.dtheta;
+          if (sum_trace_decay) dtrace_decay.add(j, trace.dtrace_decay);
+        }
+        Vec di = back.dx;
+        if (RARE) {
+          if (sum_gain) dgain.add(j, di * (has_synapse ? Vec::load(i_row + j) : widen(x_row + j)));
+          di = di * Vec::load(per_channel.gain + j);
+        }
+        if (sum_decay) ddecay.add(j, back.ddecay);
+        if (sum_theta) dtheta.add(j, back.dtheta);
+        send(j, di);
       }
-      const Vec v_before = sum_decay ? potential_before(k, j, theta) : zero;
-      const Vec f = surrogate_grad(kind, h - theta, p, r);
-      Vec ds_t = widen(ds_row + j), after = zero;
-      if (TRACE) {
-        after = Vec::load(dtrace + j);
-        if (!detach && trace_carried) ds_t = ds_t + after;
-      }
-      Vec dh_t = has_dh ? widen(dh_row + j) : zero, pulled = zero;
-      if (has_penalty) {
-        pulled = dpenalty * penalty_grad(h, theta, tolerance, shift);
-        dh_t = has_dh ? dh_t + pulled : pulled;
-      }
-      auto back = step_back<R>(ds_t, dh_t, has_dh || has_penalty, Vec::load(dv + j), carried,
-                               detach, h, fired, live, f, v_before, decay, theta, v_reset);
-      if (has_penalty) back.dtheta = back.dtheta - pulled;
-      back.dv.store(dv + j);
-      if (TRACE) {
-        const auto trace = trace_back(back.dx, Vec::load(trace_row + j), after, trace_carried,
-                                      theta, Vec::load(per_channel.trace_decay + j));
-        trace.dr.store(dtrace + j);
-        back.dtheta = back.dtheta + trace.dtheta;
-        if (sum_trace_decay) dtrace_decay.add(j, trace.dtrace_decay);
-      }
-      Vec di = back.dx;
-      if (RARE) {
-        if (sum_gain) dgain.add(j, di * (has_synapse ? Vec::load(i_row + j) : widen(x_row + j)));
-        di = di * Vec::load(per_channel.gain + j);
-        if (has_synapse) di.store(filter_adjoint.incoming + j);
-      }
-      if (sum_decay) ddecay.add(j, back.ddecay);
-      if (sum_theta) dtheta.add(j, back.dtheta);
-      if (store) put(dx_row + j, di, past);
+    };
+    if (!has_synapse) {
+      neurons([&](int j, Vec di) SNN_IN_PLACE {
+        if (write) put(dx_row + j, di, past);
+      });
+      if (write) dx.finish(t, large);
+      return;
     }
-    if (has_synapse) synapse_back(t);
-    if (store) dx.finish(t, large);
-  }
-
-  // From the gradient on the filter's output, which the neuron left in filter_adjoint.incoming.
-  void synapse_back(int64_t t) {
-    const float* g = filter_adjoint.step(t);
+    const bool done =
+        write && filter_adjoint.inside(t) && in_loop(filter_adjoint.tile, [&](auto orders) {
+          filter_adjoint.next();
+          const typename decltype(orders)::type step(filter_adjoint.tile, filter_adjoint.g,
+                                                     nullptr);
+          neurons([&](int j, Vec di) SNN_IN_PLACE { put(dx_row + j, step.backward(j, di), past); });
+          dx.finish(t, large);
+        });
+    if (!done) {
+      float* incoming = filter_adjoint.incoming;
+      neurons([&](int j, Vec di) SNN_IN_PLACE { di.store(incoming + j); });
+      filter_adjoint.step(t);
+      if (write) write_row(dx, t, filter_adjoint.to_input(t), padded(n), large);
+    }
     if (want_filter) {
+      const float* g = filter_adjoint.g[0];
       filter_sums.add(0, g, replay.f_at(t) + 1, q.synapse.P);
       filter_sums.add(q.synapse.P, g, replay.x_at(t), q.synapse.Q + 1);
     }
-    if (dx.base) write_row(dx, t, filter_adjoint.to_input(t), padded(n), large);
   }
 
   // v[t-1], where tape[k] holds h[t].
@@ -220,7 +252,7 @@ int backward_width(const NeuronBackward& a) {
   const Problem& q = a.problem;
   // Rows of 4 KB, whatever the type: shorter ones meet too many pages, longer ones leave the cache.
   if (!q.has_synapse) return q.dtype == Dtype::float32 ? BACKWARD_TILE / 2 : BACKWARD_TILE;
-  const int rows = FilterReplay::rows(q.synapse) + FilterAdjoint::rows(q.synapse) +
+  const int rows = FilterReplay::rows(q.synapse, whole_replay(a)) + FilterAdjoint::rows(q.synapse) +
                    (a.dcoefficients_per_neuron ? TermSums::rows(q.synapse.P + q.synapse.Q + 1) : 0);
   return Pool<BACKWARD_FLOATS>::width(rows, SYNAPSE_TILE);
 }

@@ -148,6 +148,68 @@ struct FilterTile {
   }
 };
 
+// One step of a shared filter of low order inside the loop of who uses it: what the rows above
+// load and store again and again stays in registers.
+template <int P_ORDER, int Q_ORDER>
+struct InLoop {
+  static constexpr int P = P_ORDER, Q = Q_ORDER;
+  static_assert(Q <= P, "backward() looks at P later steps");
+  Vec alpha[P], beta[Q + 1];
+  float* now;              // f[t], or backward g[t]
+  const float* before[P];  // f[t-1], ...; backward g[t+1], ...
+  float* x_now = nullptr;  // x[t] and those before; forward only
+  const float* x_before[Q > 0 ? Q : 1];
+
+  // rows[0] is to be written; x: nullptr backward.
+  SNN_HD InLoop(const FilterTile& tile, float* const* rows, float* const* x) {
+    for (int p = 0; p < P; ++p) alpha[p] = Vec(*tile.alpha[p]);
+    for (int q = 0; q <= Q; ++q) beta[q] = Vec(*tile.beta[q]);
+    now = rows[0];
+    for (int p = 0; p < P; ++p) before[p] = rows[p + 1];
+    if (!x) return;
+    x_now = x[0];
+    for (int q = 0; q < Q; ++q) x_before[q] = x[q + 1];
+  }
+  SNN_HD Vec forward(int j, Vec x) const {
+    if (Q > 0) x.store(x_now + j);
+    const Vec f = filter(
+        P, Q, [&](int q) { return beta[q]; },
+        [&](int q) { return q ? Vec::load(x_before[q - 1] + j) : x; },
+        [&](int p) { return alpha[p - 1]; }, [&](int p) { return Vec::load(before[p - 1] + j); });
+    f.store(now + j);
+    return f;
+  }
+  // From the gradient on f[t] to that on x[t]; P and Q later steps must be there.
+  SNN_HD Vec backward(int j, Vec df) const {
+    const auto later = [&](int k) { return Vec::load(before[k - 1] + j); };
+    const Vec one(1.0f);
+    const Vec g = filter(
+        P, 0, [&](int) { return one; }, [&](int) { return df; },
+        [&](int p) { return alpha[p - 1]; }, later);
+    g.store(now + j);
+    return filter(
+        0, Q, [&](int q) { return beta[q]; }, [&](int q) { return q ? later(q) : g; },
+        [&](int) { return one; }, later);
+  }
+};
+
+template <int P, int Q>
+struct Orders {
+  using type = InLoop<P, Q>;
+};
+
+// f(Orders<P, Q>()) and true, where such a filter has an InLoop.
+template <class Function>
+SNN_HD bool in_loop(const FilterTile& tile, Function f) {
+  if (tile.spread_out || tile.P < 1 || tile.P > 2 || tile.Q > 1) return false;
+  if (tile.P == 1) {
+    tile.Q ? f(Orders<1, 1>()) : f(Orders<1, 0>());
+  } else {
+    tile.Q ? f(Orders<2, 1>()) : f(Orders<2, 0>());
+  }
+  return true;
+}
+
 // Forward: one row of x in, one row of f out.
 struct FilterForward {
   FilterTile tile;
@@ -168,10 +230,13 @@ struct FilterForward {
   }
   const float* lag(const float* state, int k) const { return state ? state + k * M : nullptr; }
 
-  template <class IO>
-  const float* step(const IO* x_row, const IO* x_next) {
+  void next() {
     advance(x, tile.Q + 1);
     advance(f, tile.P + 1);
+  }
+  template <class IO>
+  const float* step(const IO* x_row, const IO* x_next) {
+    next();
     widen_row(x[0], x_row, x_next, tile.width);
     tile.run(tile.P, tile.Q, tile.beta, x, tile.alpha, f + 1, f[0]);
     return f[0];
@@ -185,6 +250,7 @@ struct FilterForward {
 };
 
 // The rows of x and f of one chunk of K steps, and as many before it as the filter looks back.
+// Unless the whole chunk is asked for, rows are used again as soon as no step looks at them.
 struct FilterReplay {
   FilterTile tile;
   const float* state0;
@@ -192,21 +258,25 @@ struct FilterReplay {
   int64_t m0, M, t0, t1;
   float *x[MAX_ORDER + MAX_K], *f[MAX_ORDER + MAX_K];  // row[k] is that of step t1 - 1 - k
 
-  static int rows(const Filter& a) { return FilterTile::rows(a) + a.P + a.Q + 2 * MAX_K; }
+  static int rows(const Filter& a, bool whole) {
+    return FilterTile::rows(a) + a.P + a.Q + 2 * (whole ? MAX_K : 1);
+  }
 
   template <class Rows>
-  void start(const Filter& a, const Walk& q, int64_t first, int count, Rows& pool) {
+  void start(const Filter& a, const Walk& q, int64_t first, int count, bool whole, Rows& pool) {
     n = count, m0 = first, M = q.O * q.I, state0 = a.state0;
     tile.start(a, q, m0, n, pool);
-    pool.take(f, tile.width, a.P + MAX_K);
-    pool.take(x, tile.width, a.Q + MAX_K);
+    const int kept = whole ? MAX_K : 1;
+    pool.take(f, tile.width, a.P + kept);
+    pool.take(x, tile.width, a.Q + kept);
+    for (int k = kept; k < MAX_K; ++k) f[a.P + k] = f[k - 1], x[a.Q + k] = x[k - 1];
   }
   float** x_at(int64_t t) { return x + (t1 - 1 - t); }
   float** f_at(int64_t t) { return f + (t1 - 1 - t); }
 
-  // outputs: [P, M], those before step `from`, or nullptr for `from` = 0.
+  // What lies before the chunk. outputs: [P, M], those before step `from`, or nullptr for 0.
   template <class Input>
-  void run(int64_t from, int64_t to, const float* outputs, Input& input) {
+  void enter(int64_t from, int64_t to, const float* outputs, Input& input) {
     t0 = from, t1 = to;
     if (!outputs) outputs = state0;
     for (int p = 0; p < tile.P; ++p)
@@ -217,10 +287,18 @@ struct FilterReplay {
       else
         load_row(x_at(t0)[k], state0 ? state0 + (tile.P + k - 1 - t0) * M : nullptr, m0, n);
     }
-    for (int64_t t = t0; t < t1; ++t) {
-      widen_row(x_at(t)[0], input.row(t), input.ahead(smaller(t + AHEAD, t1 - 1)), tile.width);
-      tile.run(tile.P, tile.Q, tile.beta, x_at(t), tile.alpha, f_at(t) + 1, f_at(t)[0]);
-    }
+  }
+  template <class IO>
+  const float* step(int64_t t, const IO* x_row, const IO* x_next) {
+    widen_row(x_at(t)[0], x_row, x_next, tile.width);
+    tile.run(tile.P, tile.Q, tile.beta, x_at(t), tile.alpha, f_at(t) + 1, f_at(t)[0]);
+    return f_at(t)[0];
+  }
+  template <class Input>
+  void run(int64_t from, int64_t to, const float* outputs, Input& input) {
+    enter(from, to, outputs, input);
+    for (int64_t t = t0; t < t1; ++t)
+      step(t, input.row(t), input.ahead(smaller(t + AHEAD, t1 - 1)));
   }
 };
 
@@ -251,10 +329,13 @@ struct FilterAdjoint {
   const float* arriving(int64_t k, int first, int count) const {
     return dstate && k < count ? dstate + (first + k) * M + m0 : nullptr;
   }
+  // Whether step t is one that neither meets the end of time nor the gradient on the final state.
+  bool inside(int64_t t) const { return T - t >= history(); }
+  void next() { advance(g, history()); }
   // g[t] = total gradient on f[t], from `incoming`, which the caller has filled.
   const float* step(int64_t t) {
     if (const float* from = arriving(T - 1 - t, 0, tile.P)) add_row(incoming, from, n);
-    advance(g, history());
+    next();
     const int after = static_cast<int>(smaller<int64_t>(tile.P, T - 1 - t));
     tile.run(after, 0, &ones, &incoming, tile.alpha, g + 1, g[0]);
     return g[0];

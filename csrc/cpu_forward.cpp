@@ -45,32 +45,44 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
       if (synapse) filter.save(to + q.synapse_row() * M, false);
     }
     const IO *x_row = x.row(t), *x_next = x.ahead(smaller(t + AHEAD, q.T - 1));
-    const float* i_row = synapse ? filter.step(x_row, x_next) : nullptr;
     IO* s_row = s.row(t);
     float* h_row = record ? h.row(t) : nullptr;
     const bool s_past = s.stream, h_past = record && h.stream;
-    for (int j = 0; j < n; j += LANES) {
-      prefetch(x_next + j);
-      const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_all;
-      const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_all;
-      Vec i = synapse ? Vec::load(i_row + j) : widen(x_row + j);
-      if (RARE) i = Vec::load(per_channel.gain + j) * i;
-      Vec h_t = charge(decay, Vec::load(v + j), i);
-      if (TRACE) h_t = inhibit(h_t, theta, Vec::load(trace + j));
-      Mask fired = fire(h_t, theta);
-      if (refractory) {
-        const Vec w = Vec::load(wait + j);
-        fired = fired & (w <= zero);
-        wait_after(w, fired, period).store(wait + j);
+    // current(j): the input of the neuron, x or what the synapse makes of it.
+    const auto neurons = [&](auto current) SNN_IN_PLACE {
+      for (int j = 0; j < n; j += LANES) {
+        prefetch(x_next + j);
+        const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_all;
+        const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_all;
+        Vec i = current(j);
+        if (RARE) i = Vec::load(per_channel.gain + j) * i;
+        Vec h_t = charge(decay, Vec::load(v + j), i);
+        if (TRACE) h_t = inhibit(h_t, theta, Vec::load(trace + j));
+        Mask fired = fire(h_t, theta);
+        if (refractory) {
+          const Vec w = Vec::load(wait + j);
+          fired = fired & (w <= zero);
+          wait_after(w, fired, period).store(wait + j);
+        }
+        if (TRACE) {
+          trace_after(Vec::load(trace + j), fired, Vec::load(per_channel.trace_decay + j))
+              .store(trace + j);
+        }
+        reset<R>(h_t, fired, theta, v_reset).store(v + j);
+        put_spikes(s_row + j, fired, s_past);
+        if (record) put(h_row + j, h_t, h_past);
+        if (regularise) penalties.add(j, penalty(h_t, theta, tolerance, shift));
       }
-      if (TRACE) {
-        trace_after(Vec::load(trace + j), fired, Vec::load(per_channel.trace_decay + j))
-            .store(trace + j);
-      }
-      reset<R>(h_t, fired, theta, v_reset).store(v + j);
-      put_spikes(s_row + j, fired, s_past);
-      if (record) put(h_row + j, h_t, h_past);
-      if (regularise) penalties.add(j, penalty(h_t, theta, tolerance, shift));
+    };
+    if (!synapse) {
+      neurons([&](int j) SNN_IN_PLACE { return widen(x_row + j); });
+    } else if (!in_loop(filter.tile, [&](auto orders) {
+                 filter.next();
+                 const typename decltype(orders)::type step(filter.tile, filter.f, filter.x);
+                 neurons([&](int j) SNN_IN_PLACE { return step.forward(j, widen(x_row + j)); });
+               })) {
+      const float* i_row = filter.step(x_row, x_next);
+      neurons([&](int j) SNN_IN_PLACE { return Vec::load(i_row + j); });
     }
     s.finish(t, large);
     if (record) h.finish(t, large);

@@ -13,8 +13,9 @@ constexpr int FORWARD_FLOATS = 8192, BACKWARD_FLOATS = 1 << 16;
 
 int backward_rows(const IirBackward& a) {
   const Filter& q = a.filter;
-  return FilterAdjoint::rows(q) +
-         (a.dcoefficients_per_neuron ? FilterReplay::rows(q) + TermSums::rows(q.P + q.Q + 1) : 0);
+  return FilterAdjoint::rows(q) + (a.dcoefficients_per_neuron
+                                       ? FilterReplay::rows(q, true) + TermSums::rows(q.P + q.Q + 1)
+                                       : 0);
 }
 
 template <class IO>
@@ -32,8 +33,19 @@ void forward_tile(const IirForward& a, int64_t o, int64_t i0, int n) {
   for (int64_t t = 0; t < q.T; ++t) {
     if (a.K && t && t % a.K == 0)
       filter.save(a.checkpoints + (t / a.K - 1) * a.filter.P * M, false);
-    const float* f_row = filter.step(x.row(t), x.ahead(smaller(t + AHEAD, q.T - 1)));
-    write_row(f, t, f_row, filter.tile.width, large);
+    const IO *x_row = x.row(t), *x_next = x.ahead(smaller(t + AHEAD, q.T - 1));
+    const bool done = in_loop(filter.tile, [&](auto orders) {
+      filter.next();
+      const typename decltype(orders)::type step(filter.tile, filter.f, filter.x);
+      IO* row = f.row(t);
+      const bool past = f.stream;
+      for (int j = 0; j < n; j += LANES) {
+        prefetch(x_next + j);
+        put(row + j, step.forward(j, widen(x_row + j)), past);
+      }
+      f.finish(t, large);
+    });
+    if (!done) write_row(f, t, filter.step(x_row, x_next), filter.tile.width, large);
   }
   filter.save(a.state, true);
 }
@@ -55,7 +67,7 @@ void backward_tile(const IirBackward& a, int64_t o, int64_t i0, int n) {
   df.start(a.df, q, o, i0, n);
   dx.start(a.dx, q, o, i0, n, large);
   if (learn) {
-    replay.start(a.filter, q, m0, n, pool);
+    replay.start(a.filter, q, m0, n, true, pool);
     x.start(a.x, q, o, i0, n);
     sums.start(P + Q + 1, width, pool);
   }
@@ -64,13 +76,29 @@ void backward_tile(const IirBackward& a, int64_t o, int64_t i0, int n) {
     const int64_t t0 = c * K, t1 = smaller(q.T, t0 + K);
     if (learn) replay.run(t0, t1, c ? a.checkpoints + (c - 1) * P * M : nullptr, x);
     for (int64_t t = t1 - 1; t >= t0; --t) {
-      widen_row(adjoint.incoming, df.row(t), df.ahead(t < AHEAD ? 0 : t - AHEAD), width);
-      const float* g = adjoint.step(t);
+      const IO *df_row = df.row(t), *df_next = df.ahead(t < AHEAD ? 0 : t - AHEAD);
+      const bool done =
+          dx.base && adjoint.inside(t) && in_loop(adjoint.tile, [&](auto orders) {
+            adjoint.next();
+            const typename decltype(orders)::type step(adjoint.tile, adjoint.g, nullptr);
+            IO* row = dx.row(t);
+            const bool past = dx.stream;
+            for (int j = 0; j < n; j += LANES) {
+              prefetch(df_next + j);
+              put(row + j, step.backward(j, widen(df_row + j)), past);
+            }
+            dx.finish(t, large);
+          });
+      if (!done) {
+        widen_row(adjoint.incoming, df_row, df_next, width);
+        adjoint.step(t);
+      }
       if (learn) {
+        const float* g = adjoint.g[0];
         sums.add(0, g, replay.f_at(t) + 1, P);
         sums.add(P, g, replay.x_at(t), Q + 1);
       }
-      if (dx.base) write_row(dx, t, adjoint.to_input(t), width, large);
+      if (dx.base && !done) write_row(dx, t, adjoint.to_input(t), width, large);
     }
     if (learn) sums.end_chunk();
   }

@@ -14,7 +14,7 @@ namespace {
 // A tile's rows fit the L1 cache (forward: v) or the L2 cache (backward: K rows of h).
 constexpr int FORWARD_TILE = 2048, BACKWARD_TILE = 2048;
 // With a synapse the rows of its filter come on top.
-constexpr int SYNAPSE_TILE = 512, FORWARD_FLOATS = 1 << 14, BACKWARD_FLOATS = 1 << 16;
+constexpr int SYNAPSE_TILE = 1024, FORWARD_FLOATS = 1 << 14, BACKWARD_FLOATS = 1 << 16;
 
 // The coefficients of a tile's neurons.
 template <int TILE>

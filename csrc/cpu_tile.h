@@ -15,6 +15,9 @@ namespace snn {
 namespace SNN_ISA {
 namespace {
 
+// After the parameters of a lambda that is the body of a loop.
+#define SNN_IN_PLACE __attribute__((always_inline))
+
 constexpr int MAX_K = 16;
 constexpr int AHEAD = 2;                          // rows that are prefetched ahead
 constexpr size_t STREAM_BYTES = size_t(1) << 18;  // outputs from here on do not fit the caches
