@@ -1,7 +1,9 @@
 """Times the filter and the fused synapse on the CPU: ``python bench/iir.py``.
 
-Kernels run on written buffers, in turns with the naive loop over ``x.unbind(0)`` (forward and
-backward by autograd) or with the bare LIF kernel. Results are compared with the reference first.
+Forward and backward together. Kernels run on written buffers, in turns with the naive loop over
+``x.unbind(0)`` (backward by autograd) or with the bare LIF kernel; long records of few neurons run
+through the op, in chunks of time and as one sequence. Results are compared with the reference
+first. Every row is a median over rounds in which all of its functions run.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.common import interleave, markdown, median_ms, ratio, save  # noqa: E402
+from bench.common import interleave, machine, markdown, median_ms, ratio, save  # noqa: E402
 from snnkernels import iir, synapses  # noqa: E402
 from snnkernels.backends import cpp  # noqa: E402
 from snnkernels.filter_ops import lags_first  # noqa: E402
@@ -22,6 +24,7 @@ from snnkernels.layout import common_layout, empty_rows  # noqa: E402
 from snnkernels.neuron_op import General, Numbers, Options  # noqa: E402
 
 SIZES = ((64, 131_072), (10_000, 64))
+LONG = ((100_000, 1), (100_000, 4), (1_000_000, 1), (1_000_000, 4))
 
 
 def naive(x, alpha, beta):
@@ -97,63 +100,96 @@ def neuron_kernels(x, ds, general):
     return run
 
 
+def row(what: str, x, baseline: str, theirs, ours, values: int, seconds: float) -> dict:
+    """Time two functions in turns with a copy of x.
+
+    Args:
+        what: is measured.
+        x: [T, N].
+        baseline: what ``theirs`` is.
+        theirs: the baseline.
+        ours: what is measured.
+        values: float32 that ``ours`` must move for each neuron and step, checkpoints left out.
+        seconds: how long.
+    """
+    to = torch.zeros_like(x)
+
+    def copy():
+        cpp._core.stream(to.data_ptr(), x.data_ptr(), 0, x.numel(), torch.get_num_threads())
+
+    runs = interleave({"theirs": theirs, "ours": ours, "copy": copy}, seconds)
+    return {
+        "what": what,
+        "T": x.shape[0],
+        "N": x.shape[1],
+        "baseline": baseline,
+        "baseline ms": median_ms(runs["theirs"]),
+        "ms": median_ms(runs["ours"]),
+        "baseline / it": ratio(runs["theirs"], runs["ours"]),
+        "it / copy of as many bytes": ratio(runs["ours"], runs["copy"]) * 2 / values,
+    }
+
+
+def written_buffers(T: int, N: int, alpha, beta, seconds: float) -> list[dict]:
+    """The kernels alone: the filter against the naive loop, the fused synapse against none."""
+    x, df = torch.randn(T, N), torch.randn(T, N)
+    leaf = x.clone().requires_grad_()
+    want = iir(leaf, alpha, beta, backend="torch")[0]
+    (want_dx,) = torch.autograd.grad(want, leaf, df)
+    rows = []
+
+    def loop():
+        torch.autograd.grad(naive(leaf, alpha, beta), leaf, df)
+
+    def learned_loop():
+        a, b = (c.clone().requires_grad_() for c in (alpha, beta))
+        torch.autograd.grad(naive(leaf, a, b), (leaf, a, b), df)
+
+    for name, baseline, learn in (("fixed", loop, False), ("learned", learned_loop, True)):
+        kernel, f, dx = filter_kernels(x, df, alpha, beta, learn)
+        kernel()
+        if not (torch.equal(f, want.detach()) and torch.equal(dx, want_dx)):
+            raise SystemExit(f"T={T}, N={N}: the kernel is not the reference; nothing is timed")
+        what = f"filter, coefficients {name}"
+        rows.append(row(what, x, "unbind loop", baseline, kernel, 4 + learn, seconds))
+    a, b = lags_first(alpha, beta)
+    bare, fused = neuron_kernels(x, df, General()), neuron_kernels(x, df, General(alpha=a, beta=b))
+    rows.append(row("LIF with synapse", x, "bare LIF kernel", bare, fused, 5, seconds))
+    return rows
+
+
+def over_time(T: int, N: int, alpha, beta, seconds: float) -> dict:
+    """The op, time in chunks side by side against one sequence."""
+    x, df = torch.randn(T, N, requires_grad=True), torch.randn(T, N)
+
+    def run(sequential):
+        f, _ = iir(x, alpha, beta, sequential=sequential, backend="cpp")
+        return f.detach(), *torch.autograd.grad(f, x, df)
+
+    for got, want in zip(run(False), run(True), strict=True):
+        torch.testing.assert_close(got, want)
+    ours, theirs = (lambda: run(False)), (lambda: run(True))
+    return row("iir, chunks of time", x.detach(), "sequential", theirs, ours, 4, seconds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0, help="time for each size")
+    parser.add_argument("--seconds", type=float, default=5.0, help="time for each row")
+    parser.add_argument("--out", type=Path, default=None, help="folder for JSON and table")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     alpha, beta = (torch.tensor(c) for c in synapses.dual_exponential(8.0, 2.0))
-    rows = []
+    command, rows = " ".join(["python bench/iir.py", *sys.argv[1:]]), []
     for T, N in SIZES:
-        x, df = torch.randn(T, N), torch.randn(T, N)
-        leaf = x.clone().requires_grad_()
-        want = iir(leaf, alpha, beta, backend="torch")[0]
-        (want_dx,) = torch.autograd.grad(want, leaf, df)
-
-        def loop(leaf=leaf, df=df):
-            torch.autograd.grad(naive(leaf, alpha, beta), leaf, df)
-
-        def learned_loop(leaf=leaf, df=df):
-            a, b = (c.clone().requires_grad_() for c in (alpha, beta))
-            torch.autograd.grad(naive(leaf, a, b), (leaf, a, b), df)
-
-        for name, baseline, learn in (("fixed", loop, False), ("learned", learned_loop, True)):
-            kernel, f, dx = filter_kernels(x, df, alpha, beta, learn)
-            kernel()
-            if not (torch.equal(f, want.detach()) and torch.equal(dx, want_dx)):
-                raise SystemExit(f"T={T}, N={N}: the kernel is not the reference; nothing is timed")
-            runs = interleave({"naive": baseline, "kernel": kernel}, arguments.seconds)
-            rows.append(
-                {
-                    "what": f"filter, coefficients {name}",
-                    "T": T,
-                    "N": N,
-                    "baseline": "unbind loop",
-                    "baseline_ms": median_ms(runs["naive"]),
-                    "kernel_ms": median_ms(runs["kernel"]),
-                    "baseline / kernel": ratio(runs["naive"], runs["kernel"]),
-                }
-            )
-        ds = torch.randn(T, N)
-        a, b = lags_first(alpha, beta)
-        functions = {
-            "bare": neuron_kernels(x, ds, General()),
-            "fused": neuron_kernels(x, ds, General(alpha=a, beta=b)),
-        }
-        runs = interleave(functions, arguments.seconds)
-        rows.append(
-            {
-                "what": "LIF with synapse",
-                "T": T,
-                "N": N,
-                "baseline": "bare LIF kernel",
-                "baseline_ms": median_ms(runs["bare"]),
-                "kernel_ms": median_ms(runs["fused"]),
-                "baseline / kernel": ratio(runs["bare"], runs["fused"]),
-            }
-        )
-    print(markdown(rows))
-    print(save("iir", "python bench/iir.py", rows))
+        rows += written_buffers(T, N, alpha, beta, arguments.seconds)
+        path = save("iir", command, rows, arguments.out)  # what is there outlives Ctrl-C
+    for T, N in LONG:
+        rows.append(over_time(T, N, alpha, beta, arguments.seconds))
+        path = save("iir", command, rows, arguments.out)
+    about = machine()
+    head = f"`{command}` on {about['cpu']}, {about['threads']} threads, commit {about['commit']}"
+    path.with_suffix(".md").write_text(f"{head}\n\n{markdown(rows)}\n")
+    print(f"{markdown(rows)}\n{path}")
 
 
 if __name__ == "__main__":

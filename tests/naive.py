@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snnkernels.surrogates import Surrogate
 from tests.cases import Inputs, Neuron
 
 
@@ -84,3 +85,51 @@ def parameter_terms(inputs: Inputs, neuron: Neuron, spikes: Tensor) -> tuple[Ten
         outputs.append(h)
         gradients.append(inputs.dh.double())
     return torch.autograd.grad(outputs, (decay, theta), gradients)
+
+
+def general_terms(
+    x: Tensor, want: dict, arriving: dict, spikes: Tensor, reset: str, surrogate: Surrogate
+) -> dict[str, Tensor]:
+    """As `parameter_terms`, for the neuron with a synapse and a gain, and a trace or a reset.
+
+    Args:
+        x: [T, N, C, *].
+        want: coefficients and starting state by name; alpha and beta with their lags last.
+        arriving: gradients on s, v, synapse and trace.
+        spikes: of the float32 run.
+        reset: "hard" or "trace".
+        surrogate: of the neuron.
+
+    Returns:
+        Terms by name: of alpha and beta one entry for each lag, ``"alpha[0]"``.
+    """
+    x = x.double()
+    state = {k: want[k].double() for k in ("v", "synapse", "trace") if k in want}
+    names = [n for n in ("decay", "v_threshold", "gain", "trace_decay") if n in want]
+    parts = {name: want[name] for name in names}
+    for name in ("alpha", "beta"):
+        parts |= {f"{name}[{k}]": c for k, c in enumerate(want[name].unbind(-1))}
+    c = {name: spread(value, x).requires_grad_() for name, value in parts.items()}
+    P, Q = want["alpha"].shape[-1], want["beta"].shape[-1] - 1
+    f, inputs = list(state["synapse"][:P]), list(state["synapse"][P:])
+    v, trace, s_all = state["v"], state.get("trace"), []
+    for t in range(x.shape[0]):
+        inputs = [x[t], *inputs][: Q + 1]
+        i = sum(c[f"beta[{q}]"][t] * inputs[q] for q in range(Q + 1))
+        i = i + sum(c[f"alpha[{p}]"][t] * f[p] for p in range(P))
+        f = [i, *f][:P]
+        h = c["decay"][t] * v + c["gain"][t] * i
+        if reset == "trace":
+            h = h - c["v_threshold"][t] * trace
+        smooth = surrogate.primitive(h - c["v_threshold"][t])
+        s = spikes[t].double() + smooth - smooth.detach()
+        v = h if reset == "trace" else (1 - s) * h
+        trace = c["trace_decay"][t] * trace + s if reset == "trace" else None
+        s_all.append(s)
+    outputs = {"s": torch.stack(s_all), "v": v, "trace": trace}
+    outputs["synapse"] = torch.stack([*f, *inputs[:Q]])
+    names = [name for name in arriving if outputs[name] is not None]
+    gradients = torch.autograd.grad(
+        [outputs[name] for name in names], list(c.values()), [arriving[n].double() for n in names]
+    )
+    return dict(zip(c, gradients, strict=True))
