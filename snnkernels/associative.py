@@ -115,7 +115,7 @@ class AssociativeMemory(SpikingClassifier):
 
     def forward(self, x: Tensor) -> Tensor:
         """From spikes of any dtype `[N, T, trains]` to what is recalled, `[T, N, trains]`."""
-        return self.network(x.transpose(0, 1).to(self.patterns.dtype))
+        return self.network(x.transpose(0, 1).to(self.patterns))
 
     def distance(self, s: Tensor, label: Tensor, reduction: str = "mean") -> Tensor:
         """Van Rossum distance of outputs `[T, N, trains]` to patterns of these numbers `[N]`."""

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             epoch = trainer.current_epoch + 1
             if trainer.is_last_batch and epoch in (args.early, args.epochs):
                 with torch.no_grad():
-                    torch.save(module(shown)[:, 0].byte(), args.out / f"recalled-{epoch}.pt")
+                    torch.save(module(shown)[:, 0].byte().cpu(), args.out / f"recalled-{epoch}.pt")
 
     names = ("seed", "backend", "early", "versions", "steps", "lr")
     try:
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _summary(module, test, result: dict, args: argparse.Namespace) -> dict:
     """What came out, printed and as JSON knows it."""
-    shown = test.x.transpose(0, 1).to(module.patterns.dtype)
+    shown = test.x.transpose(0, 1).to(module.patterns)
     silent, noisy = (float(module.distance(s, test.y)) for s in (torch.zeros_like(shown), shown))
     print(f"van Rossum distance: {silent:.2f} without any spike, {noisy:.2f} of the noisy inputs")
     pictured = sorted({min(args.early, args.epochs), args.epochs})
