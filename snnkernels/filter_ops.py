@@ -252,8 +252,8 @@ def iir(
             on a GPU are not looked at) or torch.compile traces the call. The result then differs
             from the sequential one by at most ``2 * eps * sum(abs(g)) * max(abs(f))``, g being the
             impulse response to alpha alone. Backend "torch" is always sequential.
-        backend: "auto" or a name from `available_backends`. P and Q may be up to 64 with "cpp" and
-            up to 4 with "cuda". Default: "auto".
+        backend: "auto" or a name from `available_backends`. P and Q may be up to 64 with "cpp", 8
+            with "triton" and 4 with "cuda". Default: "auto".
 
     Returns:
         ``(f, state)``: f in the shape, dtype and strides of x, and the state after the last step.

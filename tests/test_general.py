@@ -122,17 +122,18 @@ def test_equals_the_reference(kernel, parts, reset):
 @pytest.mark.parametrize("orders", [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (0, 1)], ids=str)
 def test_fixed_synapses(kernel, orders):
     """Without gradients of coefficients, of every order, with and without a final gradient."""
-    for reset, per_channel, dtype in (
+    cases = (
         ("hard", False, torch.float32),
         ("trace", False, torch.bfloat16),
         ("soft", True, torch.float32),
-    ):
+    )
+    for reset, per_channel, dtype in kernel.some(cases, sum(orders)):
         x, want, arriving = make((37, 2, 5, 7), orders, per_channel, None, reset, dtype, False)
         x, want, arriving = (
             {k: t.to(kernel.device) for k, t in part.items()} for part in ({"x": x}, want, arriving)
         )
         synapse = want.pop("alpha"), want.pop("beta")
-        for last in (True, False):
+        for last in kernel.some((True, False), orders[0]):
             found = []
             for backend in (kernel.backend, "torch"):
                 leaf = x["x"].clone().requires_grad_()

@@ -13,8 +13,9 @@ import sys
 import pytest
 import torch
 
+from tests import test_general as general
 from tests.cases import NEURONS, Shape, make_inputs
-from tests.compare import assert_matches, expected, run
+from tests.compare import assert_matches, assert_same, expected, run
 from tests.targets import TARGETS
 
 interpreted = pytest.mark.skipif(
@@ -46,6 +47,33 @@ def test_many_programs(shape, name, ahead, monkeypatch):
     dtype = torch.bfloat16 if ahead == 8 else torch.float32
     want = expected(make_inputs(shape, NEURONS[name], dtype, seed=ahead), NEURONS[name])
     assert_matches(run(want.inputs, NEURONS[name], "triton"), want)
+
+
+@interpreted
+@pytest.mark.usefixtures("nan_filled")
+@pytest.mark.parametrize("name", ("rows_odd", "narrow_rows"))
+def test_every_option_at_once(name, monkeypatch):
+    """The general neuron in several programs, cut into the shortest pieces of steps."""
+    from snnkernels.backends.triton.launches import LAUNCHES, Launch, Row
+
+    row = Row(0, Launch(128, 4, 4), Launch(128, 4))
+    monkeypatch.setitem(LAUNCHES, "interpreter", {2: (row,), 4: (row,)})
+    assert row.backward.fitting(aligned=False, held=3).ahead == 4
+    shape = MANY[name]
+    x, want, arriving = general.make(shape.sizes, (2, 2), True, 0.8, "trace")
+    arriving |= {"h": torch.randn(shape.sizes), "penalty": torch.tensor(300.0)}
+    options = {"reset": "trace", "refractory": 2, "record": "h", "regulariser": (0.3, -0.1)}
+    x = shape.arrange(x)
+    got, got_grads = general.run(x, want, arriving, "triton", **options)
+    ref, ref_grads = general.run(x, want, arriving, "torch", **options)
+    assert_same(got["s"], ref["s"], "s")
+    for name in ("h", "v", "synapse", "trace", "refractory"):
+        assert_same(got[name], ref[name], name, strides=False)
+    for name in ("x", "v", "synapse", "trace"):
+        assert_same(got_grads[name], ref_grads[name], f"d{name}", strides=False)
+    for name in ("decay", "v_threshold", "gain", "trace_decay", "alpha", "beta"):
+        torch.testing.assert_close(got_grads[name], ref_grads[name], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(got["penalty"], ref["penalty"])
 
 
 @interpreted
