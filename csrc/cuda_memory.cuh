@@ -267,9 +267,11 @@ SNN_DEVICE void load_steps(Pack<IO, VEC> (&to)[N], const Rows& a, const char* p,
 }
 
 // All steps from x to s: U of x are loaded before the first store, and the next U while these are
-// computed. step(x) gives what is stored, checkpoint() keeps the state before step K, 2K, ....
-template <class IO, int VEC, int U, bool RARE, class Step, class Checkpoint>
-SNN_DEVICE void walk_forward(const Call& a, const Place& at, Step step, Checkpoint checkpoint) {
+// computed. step(x) gives what is stored, block() follows U steps, checkpoint() keeps the state
+// before step K, 2K, ....
+template <class IO, int VEC, int U, bool RARE, class Step, class Block, class Checkpoint>
+SNN_DEVICE void walk_forward(const Call& a, const Place& at, Step step, Block block,
+                             Checkpoint checkpoint) {
   const Int x_step = a.x.time * Int(sizeof(IO)), s_step = a.s.time * Int(sizeof(IO));
   const char* x = address<IO>(a.x, at);
   char* s = address<IO>(a.s, at);
@@ -288,6 +290,7 @@ SNN_DEVICE void walk_forward(const Call& a, const Place& at, Step step, Checkpoi
         s += s_step;
       }
     }
+    block();
     until -= U;
     if (until == 0 && left > U) {
       checkpoint();

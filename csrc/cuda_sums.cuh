@@ -6,8 +6,6 @@
 namespace snn {
 namespace cuda {
 
-constexpr int SUM_STEPS = 16;  // of one chunk, where no other reason gives its length
-
 // What adds up over the chunks, in registers or, where these are many, in shared memory.
 template <int COUNT, int VEC, bool SHARED>
 struct Totals {

@@ -85,7 +85,7 @@ void add_backward(std::vector<Kernel>& to) {
 template <class IO, Reset R>
 void add_general(std::vector<Kernel>& to) {
   to.push_back(forward<IO, R, 2, 8, Level::general>());
-  to.push_back(forward<IO, R, 1, 16, Level::general>());
+  to.push_back(forward<IO, R, 1, 8, Level::general>());
   to.push_back(backward<IO, R, false, 1, 8, Level::general>());
 }
 

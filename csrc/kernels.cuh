@@ -32,25 +32,25 @@ SNN_DEVICE Pack<IO, VEC> forward_step(const Coefficients<VEC, L>& q, const Pack<
 template <int VEC, Level L>
 struct Penalties {
   SNN_DEVICE void add(const Call&, const Coefficients<VEC, L>&, const float (&)[VEC]) {}
+  SNN_DEVICE void end_chunk(const Call&) {}
   SNN_DEVICE void store(const Call&, float*) {}
 };
 template <int VEC>
 struct Penalties<VEC, Level::general> {
   Sums<1, VEC, false> sums;
-  int steps = 0;
 
   SNN_DEVICE void add(const Call& a, const Coefficients<VEC, Level::general>& q,
                       const float (&h)[VEC]) {
     if (!a.regularise) return;
 #pragma unroll
     for (int j = 0; j < VEC; ++j) sums.add(0, j, penalty(h[j], q.theta(j), a.tolerance, a.shift));
-    if (++steps % SUM_STEPS == 0) sums.end_chunk(), sums.start_chunk();
+  }
+  SNN_DEVICE void end_chunk(const Call& a) {
+    if (a.regularise) sums.end_chunk(), sums.start_chunk();
   }
   // To the row that follows those of the state.
   SNN_DEVICE void store(const Call& a, float* to) {
-    if (!a.regularise) return;
-    sums.end_chunk();
-    sums.store(0, to, 0);
+    if (a.regularise) sums.store(0, to, 0);
   }
 };
 
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(THREADS, 4) neuron_fwd_kernel(const __grid_con
         penalties.add(a, q, h);
         return s;
       },
-      [&] { state.save(a, q, M, checkpoint, false); });
+      [&] { penalties.end_chunk(a); }, [&] { state.save(a, q, M, checkpoint, false); });
   state.save(a, q, M, end, true);
   penalties.store(a, end);
 }

@@ -25,7 +25,7 @@ RING_STEPS, RING_WARPS = 64, 6
 
 MAX_ORDER = 4  # of the filter's kernels
 
-# Steps that a backward kernel with a filter holds in its registers; a divisor of CHECKPOINT_EVERY.
+# Steps that a kernel with a filter holds in its registers; a divisor of CHECKPOINT_EVERY.
 FILTER_CHUNK = 8
 
 IO = {torch.float32: "float", torch.bfloat16: "snn::cuda::bf16", torch.float16: "snn::cuda::f16"}
@@ -111,7 +111,7 @@ def forward(shape: Shape, reset: int) -> Launch:
     narrower = (8, 4, 2, 1)[(0 if most == 8 else 1) :]
     widths = {"plain": narrower, "rare": (most, 1), "general": (2, 1)}[shape.level]
     vec = _widest(shape, widths)
-    ahead = 16 // vec if shape.level == "general" else min(32 // vec, 16)
+    ahead = FILTER_CHUNK if shape.level == "general" else min(32 // vec, 16)
     name = f"neuron_fwd_kernel<{shape.io}, {_RESETS[reset]}, {vec}, {ahead}, {_level(shape)}>"
     return Launch("snn::cuda::" + name, _blocks(shape, vec), THREADS)
 
