@@ -33,6 +33,7 @@ struct BackwardTile {
   alignas(64) float tape[MAX_K][TILE], wait_tape[RARE ? MAX_K : 1][TILE];
   alignas(64) float trace_tape[TRACE ? MAX_K + 1 : 1][TILE], dtrace[TRACE ? TILE : 1];
   alignas(64) float v[TILE], v_start[RARE ? TILE : 1], dv[TILE];
+  alignas(64) float slope[RARE ? TILE : 1];
   InputRows<IO, TILE> x, ds;
   InputRows<float, RARE ? TILE : 1> dh;
   OutputRows<IO, TILE> dx;
@@ -165,6 +166,15 @@ struct BackwardTile {
     const float* dh_row = has_dh ? dh.row(t) : nullptr;
     const float *tape_row = tape[k], *wait_row = RARE ? wait_tape[k] : nullptr;
     IO* dx_row = dx.row(t);
+    // A row of its own: the surrogates' formulas are too much for the registers of the loop below.
+    if (RARE) {
+      with_surrogate(kind, [&](auto one) {
+        for (int j = 0; j < width; j += LANES) {
+          const Vec u = Vec::load(tape_row + j) - Vec::load(per_channel.theta + j);
+          surrogate_grad(one.value, u, p, r).store(slope + j);
+        }
+      });
+    }
     // send(j, di): on with the gradient on the neuron's input.
     const auto neurons = [&](auto send) SNN_IN_PLACE {
       for (int j = 0; j < width; j += LANES) {
@@ -178,7 +188,7 @@ struct BackwardTile {
           fired = fired & live;
         }
         const Vec v_before = sum_decay ? potential_before(k, j, theta) : zero;
-        const Vec f = surrogate_grad(kind, h - theta, p, r);
+        const Vec f = RARE ? Vec::load(slope + j) : surrogate_grad(kind, h - theta, p, r);
         Vec ds_t = widen(ds_row + j), after = zero;
         if (TRACE) {
           after = Vec::load(dtrace + j);
