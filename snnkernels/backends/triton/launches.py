@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-CHECKPOINT_EVERY = 16  # steps; the backward kernel holds as many in registers
+CHECKPOINT_EVERY = 16  # steps; the backward kernel holds as many in registers, or a part of them
 MAX_REGISTERS = 128  # of a thread: with more, a multiprocessor of NVIDIA's holds under 16 warps
 
 
@@ -17,8 +17,8 @@ class Launch(NamedTuple):
     Attributes:
         block: neurons of a program, a power of two.
         warps: of a program.
-        ahead: steps loaded before the first of them is stored, a power of two. The backward kernel
-            always loads CHECKPOINT_EVERY.
+        ahead: steps loaded before the first of them is stored, a power of two. In the table the
+            backward kernel loads CHECKPOINT_EVERY; `fitting` makes it fewer.
     """
 
     block: int
