@@ -63,8 +63,9 @@ ctest: $(STAMP)
 	cmake --build build/sanitize --parallel $(JOBS)
 	ctest --test-dir build/sanitize --output-on-failure --no-tests=error
 
+# A file's tests stay together: many share what is costly to make.
 pytest: build
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(STAMP)  ## ruff and clang-format, without changing a file
 	ruff check .

@@ -114,10 +114,10 @@ struct BackwardTile {
       const auto neurons = [&](auto current) SNN_IN_PLACE {
         for (int j = 0; j < width; j += LANES) {
           prefetch(x_next + j);
-          const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_1;
-          const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_1;
+          const Vec decay = RARE ? per_channel.decay.at(j) : decay_1;
+          const Vec theta = RARE ? per_channel.theta.at(j) : theta_1;
           Vec i = current(j);
-          if (RARE) i = Vec::load(per_channel.gain + j) * i;
+          if (RARE) i = per_channel.gain.at(j) * i;
           Vec h = charge(decay, Vec::load(v + j), i);
           if (TRACE) h = inhibit(h, theta, Vec::load(trace_row + j));
           h.store(tape_row + j);
@@ -128,7 +128,7 @@ struct BackwardTile {
             if (wait_next) wait_after(w, fired, period).store(wait_next + j);
           }
           if (TRACE) {
-            trace_after(Vec::load(trace_row + j), fired, Vec::load(per_channel.trace_decay + j))
+            trace_after(Vec::load(trace_row + j), fired, per_channel.trace_decay.at(j))
                 .store(trace_next + j);
           }
           reset<R>(h, fired, theta, v_reset).store(v + j);
@@ -170,7 +170,7 @@ struct BackwardTile {
     if (RARE) {
       with_surrogate(kind, [&](auto one) {
         for (int j = 0; j < width; j += LANES) {
-          const Vec u = Vec::load(tape_row + j) - Vec::load(per_channel.theta + j);
+          const Vec u = Vec::load(tape_row + j) - per_channel.theta.at(j);
           surrogate_grad(one.value, u, p, r).store(slope + j);
         }
       });
@@ -179,8 +179,8 @@ struct BackwardTile {
     const auto neurons = [&](auto send) SNN_IN_PLACE {
       for (int j = 0; j < width; j += LANES) {
         prefetch(ds_next + j);
-        const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_1;
-        const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_1;
+        const Vec decay = RARE ? per_channel.decay.at(j) : decay_1;
+        const Vec theta = RARE ? per_channel.theta.at(j) : theta_1;
         const Vec h = Vec::load(tape_row + j);
         Mask live = zero <= zero, fired = fire(h, theta);
         if (has_wait) {
@@ -205,7 +205,7 @@ struct BackwardTile {
         back.dv.store(dv + j);
         if (TRACE) {
           const auto trace = trace_back(back.dx, Vec::load(trace_row + j), after, trace_carried,
-                                        theta, Vec::load(per_channel.trace_decay + j));
+                                        theta, per_channel.trace_decay.at(j));
           trace.dr.store(dtrace + j);
           back.dtheta = back.dtheta + trace.dtheta;
           if (sum_trace_decay) dtrace_decay.add(j, trace.dtrace_decay);
@@ -213,7 +213,7 @@ struct BackwardTile {
         Vec di = back.dx;
         if (RARE) {
           if (sum_gain) dgain.add(j, di * (has_synapse ? Vec::load(i_row + j) : widen(x_row + j)));
-          di = di * Vec::load(per_channel.gain + j);
+          di = di * per_channel.gain.at(j);
         }
         if (sum_decay) ddecay.add(j, back.ddecay);
         if (sum_theta) dtheta.add(j, back.dtheta);

@@ -52,10 +52,10 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
     const auto neurons = [&](auto current) SNN_IN_PLACE {
       for (int j = 0; j < n; j += LANES) {
         prefetch(x_next + j);
-        const Vec decay = RARE ? Vec::load(per_channel.decay + j) : decay_all;
-        const Vec theta = RARE ? Vec::load(per_channel.theta + j) : theta_all;
+        const Vec decay = RARE ? per_channel.decay.at(j) : decay_all;
+        const Vec theta = RARE ? per_channel.theta.at(j) : theta_all;
         Vec i = current(j);
-        if (RARE) i = Vec::load(per_channel.gain + j) * i;
+        if (RARE) i = per_channel.gain.at(j) * i;
         Vec h_t = charge(decay, Vec::load(v + j), i);
         if (TRACE) h_t = inhibit(h_t, theta, Vec::load(trace + j));
         Mask fired = fire(h_t, theta);
@@ -65,8 +65,7 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
           wait_after(w, fired, period).store(wait + j);
         }
         if (TRACE) {
-          trace_after(Vec::load(trace + j), fired, Vec::load(per_channel.trace_decay + j))
-              .store(trace + j);
+          trace_after(Vec::load(trace + j), fired, per_channel.trace_decay.at(j)).store(trace + j);
         }
         reset<R>(h_t, fired, theta, v_reset).store(v + j);
         put_spikes(s_row + j, fired, s_past);

@@ -16,16 +16,28 @@ constexpr int FORWARD_TILE = 2048, BACKWARD_TILE = 2048;
 // With a synapse the rows of its filter come on top.
 constexpr int SYNAPSE_TILE = 1024, FORWARD_FLOATS = 1 << 14, BACKWARD_FLOATS = 1 << 16;
 
-// The coefficients of a tile's neurons.
+// A coefficient of a tile's neurons: a row, or one vector for all of them, which costs no cache.
+template <int TILE>
+struct TileCoefficient {
+  alignas(64) float row[TILE];
+  int spread_out;  // all bits, or none
+
+  SNN_HD void start(const Coefficient& a, const Problem& q, int64_t m0, int n) {
+    spread_out = a.count > 1 ? -1 : 0;
+    spread(a, q, m0, spread_out ? n : LANES, row);
+  }
+  SNN_HD Vec at(int j) const { return Vec::load(row + (j & spread_out)); }
+};
+
 template <int TILE>
 struct Coefficients {
-  alignas(64) float decay[TILE], theta[TILE], gain[TILE], trace_decay[TILE];
+  TileCoefficient<TILE> decay, theta, gain, trace_decay;
 
   SNN_HD void start(const Problem& q, int64_t m0, int n) {
-    spread(q.decay, q, m0, n, decay);
-    spread(q.v_threshold, q, m0, n, theta);
-    spread(q.gain, q, m0, n, gain);
-    spread(q.trace_decay, q, m0, n, trace_decay);
+    decay.start(q.decay, q, m0, n);
+    theta.start(q.v_threshold, q, m0, n);
+    gain.start(q.gain, q, m0, n);
+    trace_decay.start(q.trace_decay, q, m0, n);
   }
 };
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,14 @@ BUILD = ROOT / "build" / "cuda_on_host"
 
 
 def build() -> Path:
-    """Build ``libcuda_on_host`` (seconds; nothing where it is up to date)."""
+    """Build ``libcuda_on_host`` (nothing where it is up to date), one process at a time."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build()
+
+
+def _build() -> Path:
     binaries = Path(sys.executable).parent
     path = f"{binaries}:/usr/local/bin:/usr/bin:/bin"
     cmake, ninja = shutil.which("cmake", path=path), shutil.which("ninja", path=path)
