@@ -7,14 +7,15 @@ the loops apply all layers to one step after the other: a convolution, a batch n
 a neuron of a few tensor operations. "loop" leaves images as they come, "loop, channels_last" asks
 for that memory format. PyTorch adds up convolutions and statistics of the two formats in different
 orders, so spikes at the threshold differ between the two loops; the network works in channels_last
-and must give the logits of that loop within 1e-4. Times are taken in turns; the peak of the
-resident memory is taken in a fresh process each.
+and must give the logits of that loop within 1e-4. Each has a process of its own, since what one
+leaves to malloc would change the time of the next; they run in turns, one at a time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
 import statistics
@@ -175,6 +176,30 @@ def logits_apart(options: dict, n: int, device: str) -> dict[str, float]:
     return apart
 
 
+def _serve(pipe, which: str, options: dict, n: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    net, data = build(which, options), batch(n)
+    while pipe.recv():
+        train_step(net, *data)
+        pipe.send(True)
+
+
+def in_turns(options: dict, n: int, seconds: float) -> dict[str, list[float]]:
+    """Seconds of training steps on the CPU, each network in a process of its own."""
+    context, calls, processes = multiprocessing.get_context("spawn"), {}, []
+    for which in WHICH:
+        ours, theirs = context.Pipe()
+        arguments = (theirs, which, options, n, torch.get_num_threads())
+        processes.append(context.Process(target=_serve, args=arguments, daemon=True))
+        processes[-1].start()
+        calls[which] = lambda pipe=ours: (pipe.send(True), pipe.recv())
+    try:
+        return interleave(calls, seconds, 3)
+    finally:
+        for process in processes:
+            process.terminate()
+
+
 def on_gpu(options: dict, n: int, seconds: float) -> dict:
     """Times and peaks on a GPU, where waiting for it belongs to the time."""
     nets = {which: build(which, options, "cuda") for which in WHICH}
@@ -221,13 +246,9 @@ def main() -> None:
         result = on_gpu(args.options, args.batch, args.seconds)
         runs, peaks, held = result["runs"], result["peaks"], None
     else:
-        nets = {which: build(which, args.options) for which in WHICH}
-        data = batch(args.batch)
-        runs = interleave(
-            {k: lambda n=n: train_step(n, *data) for k, n in nets.items()}, args.seconds, 3
-        )
-        peaks = {w: peak_mib(w, args.options, args.batch, True) for w in nets}
-        held = {w: peak_mib(w, args.options, args.batch, False) for w in nets}
+        runs = in_turns(args.options, args.batch, args.seconds)
+        peaks = {w: peak_mib(w, args.options, args.batch, True) for w in WHICH}
+        held = {w: peak_mib(w, args.options, args.batch, False) for w in WHICH}
     rows = [
         {
             "S-ResNet38, training step": which,
