@@ -82,6 +82,11 @@ def way() -> str | None:
     return _way()[0]
 
 
+def why_no_way() -> str:
+    """Why the kernels are to be had in neither way; empty where the first one is there."""
+    return _way()[2]
+
+
 def why_unavailable(device_type: str) -> str | None:
     """None where this backend runs on that kind of device, else the reason."""
     if device_type != "cuda":
@@ -97,7 +102,7 @@ def why_unavailable(device_type: str) -> str | None:
             "(Ampere) or newer; backends 'triton' and 'torch' may still work"
         )
     if way() is None:
-        return f"its kernels are to be had in neither way ({_way()[2]})"
+        return f"its kernels are to be had in neither way ({why_no_way()})"
     return None
 
 

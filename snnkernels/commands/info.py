@@ -42,7 +42,7 @@ def report() -> str:
         *_gpus(),
         (
             "CUDA kernels",
-            f"by way of: {cuda.way()}" if cuda.way() else "not compiled for this machine",
+            f"by way of: {cuda.way()}" if cuda.way() else f"none to be had ({cuda.why_no_way()})",
         ),
     ]
     for device in ("cpu", "cuda"):
