@@ -20,11 +20,14 @@ struct Isa {
   void (*backward)(const NeuronBackward&);
   void (*iir_forward)(const IirForward&);
   void (*iir_backward)(const IirBackward&);
+  void (*bntt_forward)(const BnttForward&);
+  void (*bntt_backward)(const BnttBackward&);
   void (*stream)(float*, const float*, const float*, int64_t, int);
 };
 
-#define SNN_KERNELS(ISA) \
-  ISA::neuron_forward, ISA::neuron_backward, ISA::iir_forward, ISA::iir_backward, ISA::stream
+#define SNN_KERNELS(ISA)                                                          \
+  ISA::neuron_forward, ISA::neuron_backward, ISA::iir_forward, ISA::iir_backward, \
+      ISA::bntt_forward, ISA::bntt_backward, ISA::stream
 
 const Isa ISAS[] = {
 #if defined(SNN_X86)
@@ -56,6 +59,8 @@ void neuron_forward(const NeuronForward& call) { chosen.load()->forward(call); }
 void neuron_backward(const NeuronBackward& call) { chosen.load()->backward(call); }
 void iir_forward(const IirForward& call) { chosen.load()->iir_forward(call); }
 void iir_backward(const IirBackward& call) { chosen.load()->iir_backward(call); }
+void bntt_forward(const BnttForward& call) { chosen.load()->bntt_forward(call); }
+void bntt_backward(const BnttBackward& call) { chosen.load()->bntt_backward(call); }
 void stream(float* to, const float* a, const float* b, int64_t count, int threads) {
   chosen.load()->stream(to, a, b, count, threads);
 }

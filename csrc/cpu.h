@@ -1,5 +1,5 @@
-// The kernels of cpu_forward.cpp, cpu_backward.cpp and cpu_iir.cpp, one namespace per instruction
-// set.
+// The kernels of cpu_forward.cpp, cpu_backward.cpp, cpu_iir.cpp and cpu_bntt.cpp, one namespace per
+// instruction set.
 #pragma once
 
 #include "snncore.h"
@@ -12,6 +12,8 @@ namespace snn {
   void neuron_backward(const NeuronBackward&);                                 \
   void iir_forward(const IirForward&);                                         \
   void iir_backward(const IirBackward&);                                       \
+  void bntt_forward(const BnttForward&);                                       \
+  void bntt_backward(const BnttBackward&);                                     \
   void stream(float*, const float*, const float*, int64_t count, int threads); \
   }
 SNN_DECLARE(baseline)

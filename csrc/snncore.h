@@ -150,6 +150,44 @@ struct IirBackward {
 void iir_forward(const IirForward& call);
 void iir_backward(const IirBackward& call);
 
+// Batch norm over [T, rows, C], the channels side by side in memory, with mean and variance of its
+// own at every step: out = weight (x - mean) rstd, rstd = 1 / sqrt(var + eps).
+//
+// Sums over the rows are taken part by part in float32, and over the parts in float64.
+struct Bntt {
+  int64_t T, rows, C, part_rows;
+  const float* weight;  // [T, C]
+  float* scratch;       // forward [T, parts + 2, C], backward [T, 2 * parts + 3, C]
+  int threads;
+
+  int64_t parts() const { return (rows + part_rows - 1) / part_rows; }
+};
+
+struct BnttForward {
+  Bntt problem;
+  double eps;
+  const float* x;
+  int64_t x_time;  // elements between two steps
+  float* out;      // [T, rows, C]
+  float* mean;     // [T, C]
+  float* rstd;     // [T, C]
+};
+
+struct BnttBackward {
+  Bntt problem;
+  const float* dout;
+  int64_t dout_time;
+  const float* kept;  // x, or out where mean is nullptr; then no weight may be 0
+  int64_t kept_time;
+  const float* mean;
+  const float* rstd;
+  float* dx;       // [T, rows, C]
+  float* dweight;  // [T, C]
+};
+
+void bntt_forward(const BnttForward& call);
+void bntt_backward(const BnttBackward& call);
+
 // The ceilings that the kernels are measured against, by the same stores past the caches:
 // to[k] = a[k], and to[k] = a[k] + b[k] where b is not nullptr. Pointers aligned to 64 bytes.
 void stream(float* to, const float* a, const float* b, int64_t count, int threads);

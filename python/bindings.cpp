@@ -167,6 +167,42 @@ void iir_backward(const Shape& shape, int threads, const Filter& f_of, const Row
   snn::iir_backward(a);
 }
 
+using BnttShape = std::array<int64_t, 4>;  // T, rows, C, rows of a part
+
+snn::Bntt bntt(const BnttShape& shape, Address weight, Address scratch, int threads) {
+  return {shape[0],           shape[1], shape[2], shape[3], at<const float>(weight),
+          at<float>(scratch), threads};
+}
+
+void bntt_forward(const BnttShape& shape, Address weight, Address scratch, int threads, double eps,
+                  Address x, int64_t x_time, Address out, Address mean, Address rstd) {
+  const snn::BnttForward a{bntt(shape, weight, scratch, threads),
+                           eps,
+                           at<const float>(x),
+                           x_time,
+                           at<float>(out),
+                           at<float>(mean),
+                           at<float>(rstd)};
+  py::gil_scoped_release release;
+  snn::bntt_forward(a);
+}
+
+void bntt_backward(const BnttShape& shape, Address weight, Address scratch, int threads,
+                   Address dout, int64_t dout_time, Address kept, int64_t kept_time, Address mean, Address rstd,
+                   Address dx, Address dweight) {
+  const snn::BnttBackward a{bntt(shape, weight, scratch, threads),
+                            at<const float>(dout),
+                            dout_time,
+                            at<const float>(kept),
+                            kept_time,
+                            at<const float>(mean),
+                            at<const float>(rstd),
+                            at<float>(dx),
+                            at<float>(dweight)};
+  py::gil_scoped_release release;
+  snn::bntt_backward(a);
+}
+
 void reduce_channels(Address per_neuron, int64_t M, int64_t C, int64_t channel_inner,
                      Address scratch, Address out, int threads) {
   py::gil_scoped_release release;
@@ -192,6 +228,8 @@ PYBIND11_MODULE(_core, m) {
   m.attr("MAX_ORDER") = snn::MAX_ORDER;
   m.def("iir_forward", &iir_forward);
   m.def("iir_backward", &iir_backward);
+  m.def("bntt_forward", &bntt_forward);
+  m.def("bntt_backward", &bntt_backward);
   m.def("reduce_channels", &reduce_channels);
   m.def("stream", &stream, py::arg("to"), py::arg("a"), py::arg("b"), py::arg("count"),
         py::arg("threads"));

@@ -248,3 +248,56 @@ def iir_backward(
         _address(checkpoints),
     )
     _reduce_filter(layout, sums, dalpha, dbeta)
+
+
+def takes_bntt(*sequences: Tensor) -> bool:
+    """Whether the kernels of BNTT take these `[T, N, C, H, W]`: float32, each step channels_last.
+
+    A step must have more rows (N H W) than there are threads: PyTorch's batch norm, whose bits the
+    forward pass has, adds up shorter ones in another way.
+    """
+    return why_unavailable(sequences[0].device.type) is None and all(
+        x.dtype == torch.float32
+        and x.ndim == 5
+        and x.numel() > 0
+        and x[0].is_contiguous(memory_format=torch.channels_last)
+        and x[0, :, 0].numel() > torch.get_num_threads()
+        for x in sequences
+    )
+
+
+def bntt_forward(x: Tensor, weight: Tensor, eps: float, *, out, mean, rstd) -> None:
+    """Fill out, mean and rstd; see ``csrc/snncore.h: BnttForward``."""
+    threads, rows = torch.get_num_threads(), x[0, :, 0].numel()
+    part = -(-rows // threads)  # PyTorch's batch norm adds up one part per thread
+    scratch = torch.empty(-(-rows // part) + 2, *weight.shape)
+    _advise(out)
+    _core.bntt_forward(
+        (weight.shape[0], rows, weight.shape[1], part),
+        weight.data_ptr(),
+        scratch.data_ptr(),
+        threads,
+        eps,
+        x.data_ptr(),
+        x.stride(0),
+        *map(_address, (out, mean, rstd)),
+    )
+
+
+def bntt_backward(dout, kept, mean: Tensor | None, rstd, weight, *, dx, dweight) -> None:
+    """Fill dx and dweight; see ``csrc/snncore.h: BnttBackward``."""
+    rows = kept[0, :, 0].numel()
+    part = 256  # fixed: gradients do not depend on the threads
+    scratch = torch.empty(2 * -(-rows // part) + 3, *weight.shape)
+    _advise(dx)
+    _core.bntt_backward(
+        (weight.shape[0], rows, weight.shape[1], part),
+        weight.data_ptr(),
+        scratch.data_ptr(),
+        torch.get_num_threads(),
+        dout.data_ptr(),
+        dout.stride(0),
+        kept.data_ptr(),
+        kept.stride(0),
+        *map(_address, (mean, rstd, dx, dweight)),
+    )

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from snnkernels.layers import LIF, LeakyReadout, OverTime
 
@@ -82,23 +81,35 @@ class Weights(OverTime):
         super().__init__(*modules)
         self.whole = whole
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the modules on every step."""
+    def forward(self, x: Tensor, again: Callable[[], Tensor] | None = None) -> Tensor:
+        """Run the modules on every step.
+
+        Args:
+            x: `[T, N, *]`.
+            again: works out x once more; it is then called in the backward pass, and x is not kept
+                at all. Default: None.
+        """
         if is_constant(x):
             once = self.module(x[0])
             return once.expand(x.shape[0], *once.shape)
-        if not (self.whole and torch.is_grad_enabled()):
-            return super().forward(x)
         shape = x.flatten(0, 1).shape
+        plain = again is None and not self.whole
+        # What is kept of x is known by its shape, which no weight may share.
+        if plain or not torch.is_grad_enabled() or any(p.shape == shape for p in self.parameters()):
+            return super().forward(x)
 
-        def pack(kept: Tensor) -> tuple[Tensor, torch.dtype | None]:
+        def pack(kept: Tensor) -> Tensor | Callable[[], Tensor]:
             if kept.shape != shape or not kept.is_floating_point():
-                return kept, None
-            return kept.to(torch.int8), kept.dtype
+                return kept
+            dtype = kept.dtype
+            if again is not None:
+                return lambda: again().flatten(0, 1).to(dtype)
+            byte = kept.to(torch.int8)
+            return lambda: byte.to(dtype)
 
-        def unpack(packed: tuple[Tensor, torch.dtype | None]) -> Tensor:
-            kept, dtype = packed
-            return kept if dtype is None else kept.to(dtype)
+        @torch.no_grad()
+        def unpack(packed: Tensor | Callable[[], Tensor]) -> Tensor:
+            return packed if isinstance(packed, Tensor) else packed()
 
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
             return super().forward(x)
@@ -121,17 +132,6 @@ class StepsNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise."""
         return self.norm(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-
-
-def recompute(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``run(x)``, keeping x alone for the backward pass and working out the rest of it again there.
-
-    Meant for a neuron followed by weights: the spikes are computed twice, the weights' product
-    once, since the second run ends as soon as the spikes are there.
-    """
-    if not torch.is_grad_enabled():
-        return run(x)
-    return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
 
 
 class StepDropout(nn.Module):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from snnkernels._op import only_once, register
+from snnkernels.backends import cpp
 from snnkernels.models.blocks import check_whole
 
 # Values per block of steps on a CPU: what one pass leaves in the cache, the next one finds there.
@@ -40,37 +42,98 @@ def _normalise_step(
             to.copy_(result)
 
 
+def _like(x: Tensor) -> Tensor:
+    """An empty sequence laid out as x, every step of it channels_last where those of x are."""
+    if x.ndim == 5 and x[:1].flatten(0, 1).is_contiguous(memory_format=torch.channels_last):
+        return x.new_empty(*x.shape[:2], *x.shape[3:], x.shape[2]).movedim(-1, 2)
+    return torch.empty_like(x)
+
+
+# --- the private ops -----------------------------------------------------------------------------
+
+
+def _forward_buffers(x, weight, eps):
+    exact = torch.promote_types(x.dtype, torch.float32)
+    mean = x.new_empty(x.shape[0], x.shape[2], dtype=exact)
+    return _like(x), mean, torch.empty_like(mean)
+
+
+def _bntt_forward(x, weight, eps):
+    outputs = out, mean, rstd = _forward_buffers(x, weight, eps)
+    weight = weight.to(mean.dtype).contiguous()
+    if cpp.takes_bntt(x):
+        cpp.bntt_forward(x, weight, eps, out=out, mean=mean, rstd=rstd)
+    elif x.device.type == "cpu":
+        for step in zip(x, weight, out, mean, rstd, strict=True):
+            _normalise_step(*step, eps)
+    else:
+        dims = (1, *range(3, x.ndim))
+        centre = x.mean(dims, keepdim=True, dtype=mean.dtype)
+        centred = x - centre
+        mean.copy_(centre.view_as(mean))
+        rstd.copy_(((centred * centred).mean(dims) + eps).rsqrt())
+        torch.mul(centred, _per_step(weight * rstd, x.ndim), out=out)
+    return outputs
+
+
+def _backward_buffers(dout, kept, mean, rstd, weight):
+    return _like(kept), torch.empty_like(rstd)
+
+
+def _bntt_backward(dout, kept, mean, rstd, weight):
+    dx, dweight = _backward_buffers(dout, kept, mean, rstd, weight)
+    weight = weight.to(rstd.dtype).contiguous()
+    if cpp.takes_bntt(kept):
+        dout = dout if cpp.takes_bntt(dout) else _like(kept).copy_(dout)
+        cpp.bntt_backward(dout, kept, mean, rstd, weight, dx=dx, dweight=dweight)
+        return dx, dweight
+    ndim, dims = kept.ndim, (1, *range(3, kept.ndim))
+    samples = kept[0, :, 0].numel()
+    for part in _blocks(kept):
+        g = dout[part]
+        if mean is None:
+            normal = kept[part] * _per_step(weight[part].reciprocal(), ndim)
+        else:
+            normal = (kept[part] - _per_step(mean[part], ndim)) * _per_step(rstd[part], ndim)
+        along = (g * normal).mean(dims, dtype=rstd.dtype)
+        dweight[part] = along * samples
+        normal.mul_(_per_step(along, ndim)).add_(g.mean(dims, keepdim=True, dtype=rstd.dtype))
+        scale = _per_step(weight[part] * rstd[part], ndim)
+        torch.mul(torch.sub(g, normal, out=normal), scale, out=dx[part])
+    return dx, dweight
+
+
+register(
+    "bntt_forward",
+    "(Tensor x, Tensor weight, float eps) -> (Tensor out, Tensor mean, Tensor rstd)",
+    _bntt_forward,
+    _forward_buffers,
+)
+register(
+    "bntt_backward",
+    "(Tensor dout, Tensor kept, Tensor? mean, Tensor rstd, Tensor weight) "
+    "-> (Tensor dx, Tensor dweight)",
+    _bntt_backward,
+    _backward_buffers,
+)
+_run_backward = only_once(torch.ops.snnkernels.bntt_backward, "BNTT")
+
+
 class _NormaliseSteps(torch.autograd.Function):
     """out = weight (x - mean) / sqrt(var + eps), with mean and variance per step and channel.
 
-    On a CPU every step goes through PyTorch's batch norm, so that the bits are those of one
-    `torch.nn.BatchNorm2d` per step in the same memory format. The backward pass there works from
-    the output, which the neuron that follows keeps anyway: (x - mean) / sqrt(var + eps) is out /
-    weight (Rota Bulò et al. 2018). That needs a look at the weights, for which a GPU would have to
-    stop, so there x is kept; and x is kept where a weight is 0.
+    On a CPU the bits are those of one `torch.nn.BatchNorm2d` per step in the same memory format.
+    The backward pass there works from the output, which the neuron that follows keeps anyway:
+    (x - mean) / sqrt(var + eps) is out / weight (Rota Bulò et al. 2018). That needs a look at the
+    weights, for which a GPU would have to stop, so there x is kept; and x is kept where a weight is
+    0.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        exact = torch.promote_types(x.dtype, torch.float32)
-        out = torch.empty_like(x)
-        mean = torch.empty(x.shape[0], x.shape[2], dtype=exact, device=x.device)
-        rstd = torch.empty_like(mean)
-        on_cpu = x.device.type == "cpu"
-        if on_cpu:
-            scale = weight.to(exact)
-            for step in zip(x, scale, out, mean, rstd, strict=True):
-                _normalise_step(*step, eps)
-        else:
-            dims = (1, *range(3, x.ndim))
-            centre = x.mean(dims, keepdim=True, dtype=exact)
-            centred = x - centre
-            mean.copy_(centre.view_as(mean))
-            rstd.copy_(((centred * centred).mean(dims) + eps).rsqrt())
-            torch.mul(centred, _per_step(weight * rstd, x.ndim), out=out)
-        invertible = on_cpu and bool(weight.all())
-        ctx.save_for_backward(out if invertible else x, mean, rstd, weight)
-        ctx.invertible = invertible
+        out, mean, rstd = torch.ops.snnkernels.bntt_forward(x, weight, eps)
+        ctx.invertible = x.device.type == "cpu" and bool(weight.all())
+        ctx.save_for_backward(out if ctx.invertible else x, mean, rstd, weight)
         ctx.mark_non_differentiable(mean, rstd)
         ctx.set_materialize_grads(False)
         return out, mean, rstd
@@ -80,22 +143,8 @@ class _NormaliseSteps(torch.autograd.Function):
         if dout is None:
             return None, None, None
         kept, mean, rstd, weight = ctx.saved_tensors
-        ndim = kept.ndim
-        dims = (1, *range(3, ndim))
-        dx = torch.empty_like(kept)
-        dweight = torch.empty_like(rstd)
-        samples = kept[0, :, 0].numel()
-        for part in _blocks(kept):
-            g = dout[part]
-            if ctx.invertible:
-                normal = kept[part] * _per_step(weight[part].reciprocal(), ndim)
-            else:
-                normal = (kept[part] - _per_step(mean[part], ndim)) * _per_step(rstd[part], ndim)
-            along = (g * normal).mean(dims, dtype=rstd.dtype)
-            dweight[part] = along * samples
-            normal.mul_(_per_step(along, ndim)).add_(g.mean(dims, keepdim=True, dtype=rstd.dtype))
-            scale = _per_step(weight[part] * rstd[part], ndim)
-            torch.mul(torch.sub(g, normal, out=normal), scale, out=dx[part])
+        mean = None if ctx.invertible else mean
+        dx, dweight = _run_backward(dout, kept, mean, rstd, weight)
         return dx, dweight.to(weight.dtype), None
 
 
@@ -103,7 +152,7 @@ class BNTT(nn.Module):
     """Batch normalisation with its own statistics and scale at every time step, and no shift.
 
     One op over the whole sequence. A sequence shorter than ``steps`` uses the first of them (early
-    exit). A constant input (stride 0 over T) is normalised once and scaled per step.
+    exit).
 
     Kim & Panda, "Revisiting batch normalization for training low-latency deep spiking neural
     networks from scratch", 2020.

@@ -5,6 +5,8 @@ Vicente-Sola et al., "Keys to accurate feature extraction using residual spiking
 
 from __future__ import annotations
 
+import functools
+
 from torch import Tensor, nn
 
 from snnkernels.layers import LIF, LeakyReadout
@@ -15,7 +17,6 @@ from snnkernels.models.blocks import (
     as_sequence,
     check_choice,
     check_whole,
-    recompute,
 )
 from snnkernels.models.bntt import BNTT
 from snnkernels.surrogates import Triangle
@@ -39,7 +40,7 @@ class _Block(nn.Module):
         self.conv1 = make.conv(cin, cout, 3, stride, whole=whole)
         self.norm1 = make.norm(cout)
         self.neuron1 = make.neuron()
-        self.conv2 = make.conv(cout, cout, 3, 1, whole=False)
+        self.conv2 = make.conv(cout, cout, 3, 1, whole=True)
         self.norm2 = make.norm(cout)
         self.neuron2 = make.neuron()
         self.shortcut = None
@@ -48,12 +49,10 @@ class _Block(nn.Module):
             conv = make.conv(cin, cout, 1, stride, whole=whole)
             self.shortcut = nn.Sequential(conv, make.norm(cout))
 
-    def _second_current(self, x: Tensor) -> Tensor:
-        return self.conv2(self.neuron1(x))
-
     def forward(self, spikes: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         x = self.norm1(self.conv1(spikes))
-        x = recompute(self._second_current, x) if self.recompute else self._second_current(x)
+        again = functools.partial(self.neuron1, x.detach()) if self.recompute else None
+        x = self.conv2(self.neuron1(x), again)
         x = self.norm2(x)
         if self.shortcut is not None:
             skip = self.shortcut(skip)
