@@ -10,6 +10,7 @@ namespace snn {
 namespace SNN_ISA {
 namespace {
 
+constexpr size_t LARGE_BYTES = size_t(1) << 22;
 constexpr int64_t GROUP_BYTES = 1 << 18;  // of one thread's rows of one tensor
 
 // a * b + c, rounded once where the machine can.
@@ -32,8 +33,15 @@ SNN_HD float fused(float a, float b, float c) {
 
 SNN_HD void load(Vec& a, const float* p) { a = Vec::load(p); }
 SNN_HD void load(float& a, const float* p) { a = *p; }
-SNN_HD void store(Vec a, float* p) { a.store(p); }
-SNN_HD void store(float a, float* p) { *p = a; }
+SNN_HD void store(Vec a, float* p, bool stream = false) { put(p, a, stream); }
+SNN_HD void store(float a, float* p, bool = false) { *p = a; }
+
+// Whether an output goes past the caches: it is larger than they are, and its vectors are aligned.
+bool streams(const Bntt& q, const float* to) {
+  constexpr size_t STEP = LANES * sizeof(float);
+  return q.T * q.rows * q.C * sizeof(float) > LARGE_BYTES && q.C % LANES == 0 &&
+         reinterpret_cast<uintptr_t>(to) % STEP == 0;
+}
 
 // body(c, value) for all channels c; value is as many of them as are taken at once.
 template <class Body>
@@ -63,14 +71,14 @@ void sum_rows(const float* x, const float* mean, int64_t rows, int64_t C, float*
 
 // out = x * factor + shift
 void scale_rows(const float* x, const float* factor, const float* shift, int64_t rows, int64_t C,
-                float* out) {
+                float* out, bool stream) {
   for_channels(C, [&](int64_t c, auto a) SNN_IN_PLACE {
     auto by = a, plus = a;
     load(by, factor + c);
     load(plus, shift + c);
     for (int64_t r = 0; r < rows; ++r) {
       load(a, x + r * C + c);
-      store(fused(a, by, plus), out + r * C + c);
+      store(fused(a, by, plus), out + r * C + c, stream);
     }
   });
 }
@@ -94,7 +102,8 @@ void sum_gradient_rows(const float* g, const float* kept, const float* centre, i
 
 // dx = by g + along (kept - centre) + plus
 void gradient_rows(const float* g, const float* kept, const float* centre, const float* by,
-                   const float* along, const float* plus, int64_t rows, int64_t C, float* dx) {
+                   const float* along, const float* plus, int64_t rows, int64_t C, float* dx,
+                   bool stream) {
   for_channels(C, [&](int64_t c, auto a) SNN_IN_PLACE {
     auto b = a, mid = a, k0 = a, k1 = a, k2 = a;
     if (centre) load(mid, centre + c);
@@ -104,7 +113,7 @@ void gradient_rows(const float* g, const float* kept, const float* centre, const
     for (int64_t r = 0; r < rows; ++r) {
       load(a, g + r * C + c);
       load(b, kept + r * C + c);
-      store(fused(k0, a, fused(k1, b - mid, k2)), dx + r * C + c);
+      store(fused(k0, a, fused(k1, b - mid, k2)), dx + r * C + c, stream);
     }
   });
 }
@@ -143,7 +152,10 @@ void for_groups(const Bntt& q, Body body) {
   const int threads = q.T * step <= SMALL ? 1 : q.threads;
   const int64_t fit = GROUP_BYTES * threads / (step * sizeof(float) + 1), group = fit > 1 ? fit : 1;
 #pragma omp parallel num_threads(threads) if (threads > 1)
-  for (int64_t t0 = 0; t0 < q.T; t0 += group) body(t0, smaller(q.T, t0 + group));
+  {
+    for (int64_t t0 = 0; t0 < q.T; t0 += group) body(t0, smaller(q.T, t0 + group));
+    fence_streams();
+  }
 }
 
 }  // namespace
@@ -152,6 +164,7 @@ void bntt_forward(const BnttForward& a) {
   const Bntt& q = a.problem;
   const int64_t count = q.parts(), C = q.C, step = q.rows * C;
   float *sums = q.scratch, *factor = sums + q.T * count * C, *shift = factor + q.T * C;
+  const bool stream = streams(q, a.out);
   for_groups(q, [&](int64_t t0, int64_t t1) {
     for_parts(q, t0, t1, [&](int64_t t, int64_t from, int64_t rows, int64_t to) {
       sum_rows(a.x + t * a.x_time + from, nullptr, rows, C, sums + to);
@@ -170,7 +183,7 @@ void bntt_forward(const BnttForward& a) {
     });
     for_parts(q, t0, t1, [&](int64_t t, int64_t from, int64_t rows, int64_t) {
       scale_rows(a.x + t * a.x_time + from, factor + t * C, shift + t * C, rows, C,
-                 a.out + t * step + from);
+                 a.out + t * step + from, stream);
     });
   });
 }
@@ -180,6 +193,7 @@ void bntt_backward(const BnttBackward& a) {
   const int64_t count = q.parts(), C = q.C, step = q.rows * C;
   float *sums = q.scratch, *more = sums + q.T * count * C;
   float *by = more + q.T * count * C, *along = by + q.T * C, *plus = along + q.T * C;
+  const bool stream = streams(q, a.dx);
   for_groups(q, [&](int64_t t0, int64_t t1) {
     for_parts(q, t0, t1, [&](int64_t t, int64_t from, int64_t rows, int64_t to) {
       sum_gradient_rows(a.dout + t * a.dout_time + from, a.kept + t * a.kept_time + from,
@@ -199,7 +213,7 @@ void bntt_backward(const BnttBackward& a) {
     for_parts(q, t0, t1, [&](int64_t t, int64_t from, int64_t rows, int64_t) {
       gradient_rows(a.dout + t * a.dout_time + from, a.kept + t * a.kept_time + from,
                     a.mean ? a.mean + t * C : nullptr, by + t * C, along + t * C, plus + t * C,
-                    rows, C, a.dx + t * step + from);
+                    rows, C, a.dx + t * step + from, stream);
     });
   });
 }
