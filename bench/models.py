@@ -8,12 +8,15 @@ a neuron of a few tensor operations. "loop" leaves images as they come, "loop, c
 for that memory format. PyTorch adds up convolutions and statistics of the two formats in different
 orders, so spikes at the threshold differ between the two loops; the network works in channels_last
 and must give the logits of that loop within 1e-4. Each has a process of its own, since what one
-leaves to malloc would change the time of the next; they run in turns, one at a time.
+leaves to malloc would change the time of the next; they run in turns, one at a time. On a CPU each
+runs twice: with malloc's defaults, and keeping freed memory (`snnkernels.keep_freed_memory`), as
+the training commands do.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -30,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.common import interleave, markdown, median_ms, ratio, save
-from snnkernels import models
+from snnkernels import keep_freed_memory, models
 from snnkernels.models.bntt import BNTT
 
 
@@ -176,23 +179,25 @@ def logits_apart(options: dict, n: int, device: str) -> dict[str, float]:
     return apart
 
 
-def _serve(pipe, which: str, options: dict, n: int, threads: int) -> None:
+def _serve(pipe, which: str, keep: bool, options: dict, n: int, threads: int) -> None:
     torch.set_num_threads(threads)
+    if keep:
+        keep_freed_memory()
     net, data = build(which, options), batch(n)
     while pipe.recv():
         train_step(net, *data)
         pipe.send(True)
 
 
-def in_turns(options: dict, n: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds of training steps on the CPU, each network in a process of its own."""
+def in_turns(options: dict, n: int, seconds: float) -> dict[tuple[str, bool], list[float]]:
+    """Seconds of training steps on the CPU, by network and by whether freed memory is kept."""
     context, calls, processes = multiprocessing.get_context("spawn"), {}, []
-    for which in WHICH:
+    for which, keep in itertools.product(WHICH, (False, True)):
         ours, theirs = context.Pipe()
-        arguments = (theirs, which, options, n, torch.get_num_threads())
+        arguments = (theirs, which, keep, options, n, torch.get_num_threads())
         processes.append(context.Process(target=_serve, args=arguments, daemon=True))
         processes[-1].start()
-        calls[which] = lambda pipe=ours: (pipe.send(True), pipe.recv())
+        calls[which, keep] = lambda pipe=ours: (pipe.send(True), pipe.recv())
     try:
         return interleave(calls, seconds, 3)
     finally:
@@ -221,6 +226,10 @@ def on_gpu(options: dict, n: int, seconds: float) -> dict:
     return {"runs": runs, "peaks": peaks}
 
 
+def _quartiles(runs: dict[str, list[float]]) -> dict[str, list[float]]:
+    return {which: [1e3 * q for q in statistics.quantiles(v)] for which, v in runs.items()}
+
+
 def main() -> None:
     """Run, print a table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -244,9 +253,10 @@ def main() -> None:
 
     if args.device == "cuda":
         result = on_gpu(args.options, args.batch, args.seconds)
-        runs, peaks, held = result["runs"], result["peaks"], None
+        runs, peaks, held, kept = result["runs"], result["peaks"], None, None
     else:
-        runs = in_turns(args.options, args.batch, args.seconds)
+        both = in_turns(args.options, args.batch, args.seconds)
+        runs, kept = ({w: both[w, keep] for w in WHICH} for keep in (False, True))
         peaks = {w: peak_mib(w, args.options, args.batch, True) for w in WHICH}
         held = {w: peak_mib(w, args.options, args.batch, False) for w in WHICH}
     rows = [
@@ -254,6 +264,8 @@ def main() -> None:
             "S-ResNet38, training step": which,
             "ms": median_ms(runs[which]),
             **{f"{w} / this": ratio(runs[w], runs[which]) for w in WHICH[:2]},
+            "ms, memory kept": kept and median_ms(kept[which]),
+            **{f"{w} / this, memory kept": kept and ratio(kept[w], kept[which]) for w in WHICH[:2]},
             "peak MiB": peaks[which],
             **{f"peak / {w}": peaks[which] / peaks[w] for w in WHICH[:2]},
             "peak MiB, malloc's defaults": held and held[which],
@@ -268,7 +280,8 @@ def main() -> None:
         "rounds": len(runs["loop"]),
         "load_average": os.getloadavg(),
         "environment": {k: v for k, v in os.environ.items() if k.startswith("OMP_")},
-        "quartiles_ms": {k: [1e3 * q for q in statistics.quantiles(v)] for k, v in runs.items()},
+        "quartiles_ms": _quartiles(runs),
+        "quartiles_ms_memory_kept": kept and _quartiles(kept),
         "logits_apart": apart,
     }
     print(save("models", " ".join(["python bench/models.py", *sys.argv[1:]]), results, args.out))
