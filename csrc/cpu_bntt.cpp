@@ -177,7 +177,8 @@ void bntt_forward(const BnttForward& a) {
     });
     for_sums(q, t0, t1, [&](int64_t t, int64_t c, int64_t k) {
       const float squares = static_cast<float>(sum_of(sums + t * count * C, count, C, c));
-      a.rstd[k] = static_cast<float>(1 / __builtin_sqrt(squares / double(q.rows) + a.eps));
+      const float variance = squares / static_cast<float>(q.rows);
+      a.rstd[k] = static_cast<float>(1 / __builtin_sqrt(variance + a.eps));
       factor[k] = a.rstd[k] * q.weight[k];
       shift[k] = -a.mean[k] * factor[k];
     });

@@ -188,8 +188,8 @@ void bntt_forward(const BnttShape& shape, Address weight, Address scratch, int t
 }
 
 void bntt_backward(const BnttShape& shape, Address weight, Address scratch, int threads,
-                   Address dout, int64_t dout_time, Address kept, int64_t kept_time, Address mean, Address rstd,
-                   Address dx, Address dweight) {
+                   Address dout, int64_t dout_time, Address kept, int64_t kept_time, Address mean,
+                   Address rstd, Address dx, Address dweight) {
   const snn::BnttBackward a{bntt(shape, weight, scratch, threads),
                             at<const float>(dout),
                             dout_time,

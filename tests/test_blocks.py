@@ -4,6 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from snnkernels import LIF
+from snnkernels.backends import cpp
 from snnkernels.models import bntt
 from snnkernels.models.blocks import (
     Readout,
@@ -74,12 +75,57 @@ def test_bntt_is_one_batch_norm_per_step(memory, block, zero, monkeypatch):
     torch.testing.assert_close(layer.running_var, torch.stack([n.running_var for n in norms]))
 
 
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("channels, pixels", [(16, 32), (21, 7), (64, 1)])
 @pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
-def test_bntt_has_the_bits_of_one_batch_norm_per_step(memory):
-    layer = make_bntt(16).float()
-    x = sequence((5, 4, 16, 8, 8), memory, torch.float32)
+def test_bntt_has_the_bits_of_one_batch_norm_per_step(memory, channels, pixels, count, threads):
+    threads(count)
+    layer = make_bntt(channels).float()
+    x = sequence((5, 4, channels, pixels, pixels), memory, torch.float32)
     want = [n.float()(x_t) for n, x_t in zip(per_step_norms(layer), x, strict=True)]
     assert torch.equal(layer(x), torch.stack(want))
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("channels", [3, 16, 35])
+def test_the_kernel_of_bntt_is_batch_norm_in_float64(channels, constant, zero):
+    torch.manual_seed(0)
+    layer = make_bntt(channels, zero=zero)
+    x = sequence((1 if constant else 5, 4, channels, 9, 9), "channels_last", torch.float32)
+    x = x.expand(5, *x.shape[1:])
+    g = torch.randn(5, 4, channels, 9, 9)  # laid out in another way
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        leaf = x.to(dtype).requires_grad_()
+        assert cpp.takes_bntt(leaf) == (dtype == torch.float32)
+        layer = layer.to(dtype)
+        out = layer(leaf)
+        results.append((out, *torch.autograd.grad(out, (leaf, layer.weight), g.to(dtype))))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
+    assert results[0][0].stride()[2:] == x.stride()[2:]
+
+
+def test_gradients_of_bntt_do_not_depend_on_the_threads(threads):
+    x = sequence((3, 4, 16, 9, 9), "channels_last", torch.float32)
+    g = torch.randn_like(x)
+    kept = {"out": torch.empty_like(x), "mean": torch.empty(3, 16), "rstd": torch.empty(3, 16)}
+    cpp.bntt_forward(x, torch.ones(3, 16), 1e-4, **kept)
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        op = torch.ops.snnkernels.bntt_backward
+        results.append(op(g, x, kept["mean"], kept["rstd"], torch.ones(3, 16)))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 @pytest.mark.parametrize("memory", FORMATS)
