@@ -1,6 +1,7 @@
 // The neuron's backward pass on CPU, compiled once per instruction set (SNN_ISA). It walks the
 // checkpoints from the last to the first: it recomputes h of K steps into a tape in L1/L2 and then
 // runs the adjoint over them.
+#include "cpu_filter_adjoint.h"
 #include "cpu_neuron.h"
 
 namespace snn {

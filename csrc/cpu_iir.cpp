@@ -1,7 +1,7 @@
 // The filter on CPU, compiled once per instruction set (SNN_ISA): tiles and rows as the neuron's
 // (cpu_neuron.h). Without gradients of coefficients the backward pass is the adjoint filter
 // alone and needs neither x nor checkpoints.
-#include "cpu_filter.h"
+#include "cpu_filter_adjoint.h"
 
 namespace snn {
 namespace SNN_ISA {
