@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snnkernels import reference
 from snnkernels._op import check_input, check_values
-from snnkernels.backends import checkpoint_every, choose
+from snnkernels.backends import checkpoint_every, choose, faster_on_gpu
 from snnkernels.filter_ops import check_filter, check_orders, lags_first
 from snnkernels.neuron_op import RESETS, Neuron, Options, split_state
 from snnkernels.state import State
@@ -150,7 +150,8 @@ def lif(
     gain_is_on = isinstance(gain, Tensor) or gain != 1.0
     general = synapse is not None or reset == "trace" or gain_is_on
     needs = "regulariser" if regulariser else "general" if general else "neuron"
-    backend = choose(backend, x.device.type, x.dtype, needs)
+    first = faster_on_gpu(x) if backend == "auto" and needs == "neuron" else None
+    backend = choose(backend, x.device.type, x.dtype, needs, 0, first)
     if backend == "torch":
         s, state, *more = reference.lif(
             x,

@@ -18,7 +18,7 @@ from snnkernels.backends.triton.launches import LAUNCHES, Launch, Row  # noqa: E
 
 OLD, FAST, WRONG = Launch(128, 4), Launch(256, 4), Launch(64, 2)
 ROWS = {
-    size: (Row(1 << 16, Launch(256, 4, 8), OLD), Row(0, Launch(32, 1, 32), Launch(32, 1)))
+    size: (Row(1 << 16, Launch(256, 4, 8), OLD, "cuda"), Row(0, Launch(32, 1, 32), Launch(32, 1)))
     for size in (2, 4)
 }
 
@@ -134,6 +134,75 @@ def test_a_case_measures_launches_and_refuses_wrong_ones(monkeypatch):
     assert "2.00x" in text and "kept" in text and "out of resource" in text
 
 
+@pytest.mark.skipif(
+    not any(target.interpreted for target in TARGETS), reason="Triton is not in its interpreter"
+)
+@pytest.mark.parametrize("cuda_ms, wins", [(0.9, "cuda"), (0.99, "triton"), (2.0, "triton")])
+def test_another_backend_is_compared(cuda_ms, wins):
+    case, row = tuning.Case(64, torch.float32, "cpu", steps=18), Row(0, FAST, FAST)
+    kernels, calls = tuning.kernels, []
+
+    class Other:
+        def neuron_forward(*arguments, **buffers):
+            calls.append("forward")
+            kernels.neuron_forward(*arguments, **buffers)
+
+        def neuron_backward(*arguments, **buffers):
+            calls.append("backward")
+            kernels.neuron_backward(*arguments, **buffers)
+
+    times = iter((1.0, cuda_ms) * 3)
+
+    def timer(run):
+        run()
+        return lambda: next(times)
+
+    got = case.faster(row, "cuda", Other, timer, rounds=3)
+    assert got == (wins, {"triton": 1.0, "cuda": cuda_ms}, None)
+    assert calls == ["forward", "backward"] * 2  # for its results, and for the timer
+    assert f'"auto" takes {wins}' in tune.comparison(got)
+
+    class Wrong(Other):
+        def neuron_backward(*arguments, **buffers):
+            kernels.neuron_backward(*arguments, **buffers)
+            buffers["dx"][3, 3] += 1
+
+    got = case.faster(row, "cuda", Wrong, timer, rounds=3)
+    assert got.name == "triton" and "dx does not equal" in tune.comparison(got)
+
+
+def test_auto_takes_what_was_measured_faster(monkeypatch):
+    from snnkernels import backends
+    from snnkernels.backends.triton import calls
+
+    monkeypatch.setattr(calls, "INTERPRETED", False)
+    monkeypatch.setattr(calls, "gpu_class", lambda index: "sm_90")
+    here = {"triton", "cuda"}
+    monkeypatch.setattr(backends, "why_unavailable", lambda n, _: None if n in here else "not here")
+    stored.store("GPU 0", ROWS)
+    choose = backends.choose.__wrapped__  # what was found is kept otherwise
+
+    class X(list):
+        device, dtype = torch.device("cuda", 0), torch.float32
+
+        def __getitem__(self, part):
+            assert part == slice(None, 1)
+            return torch.empty(1, *self, device="meta")
+
+    assert backends.faster_on_gpu(X([4, 1 << 18])) == "cuda"
+    assert backends.faster_on_gpu(X([4, 16])) == "triton"
+    assert backends.faster_on_gpu(torch.zeros(1, 1)) is None  # on the CPU
+    assert choose("auto", "cuda", torch.float32, first="cuda") == "cuda"
+    assert choose("auto", "cuda", torch.float32, first="triton") == "triton"
+    assert choose("auto", "cuda", torch.float32) == "triton"
+    assert choose("triton", "cuda", torch.float32, first="cuda") == "triton"
+    assert choose("auto", "cuda", torch.float64, first="cuda") == "torch"
+    here.remove("cuda")
+    assert choose("auto", "cuda", torch.float32, first="cuda") == "triton"
+    here.clear()
+    assert backends.faster_on_gpu(X([4, 1 << 18])) is None
+
+
 def test_stored_launches_are_used_on_that_gpu_alone():
     assert stored.stored_row(0, 1 << 20, torch.float32) is None
     stored.store("GPU 0", ROWS)
@@ -151,16 +220,15 @@ def test_a_launch_asks_the_file_once(monkeypatch):
     monkeypatch.setattr(calls, "INTERPRETED", False)
     monkeypatch.setattr(calls, "gpu_class", lambda index: "sm_90")
     stored.store("GPU 0", ROWS)
-    layout = calls.Layout(1, 1, 1 << 20, 1, 1, None, ())
 
     class X:
         device, dtype = torch.device("cuda", 0), torch.float32
 
-    assert calls.table_row(layout, X) == ROWS[4][0]
+    assert calls.table_row(1 << 20, X) == ROWS[4][0]
     stored.path().unlink()
-    assert calls.table_row(layout, X) == ROWS[4][0]
+    assert calls.table_row(1 << 20, X) == ROWS[4][0]
     stored.stored_rows.cache_clear()
-    assert calls.table_row(layout, X) == launches.launches_for("sm_90", 1 << 20, torch.float32)
+    assert calls.table_row(1 << 20, X) == launches.launches_for("sm_90", 1 << 20, torch.float32)
 
 
 def changed(**parts) -> str:
@@ -168,16 +236,20 @@ def changed(**parts) -> str:
     return json.dumps(json.loads(stored.path().read_text()) | parts)
 
 
-ROW = {"neurons": 0, "forward": [32, 1, 32], "backward": [32, 1, 16]}
+ROW = {"neurons": 0, "forward": [32, 1, 32], "backward": [32, 1, 16], "faster": "triton"}
 
 
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (lambda: changed(format=99), "format 99, this version reads 1"),
+        (lambda: changed(format=99), "format 99, this version reads 2"),
         (lambda: changed()[:-40], "damaged"),
         (lambda: "[]", "damaged"),
-        (lambda: '{"format": 1}', "damaged"),
+        (lambda: '{"format": 2}', "damaged"),
+        (
+            lambda: changed(gpus={"GPU 0": {"4": [ROW | {"faster": "cpp"}], "2": [ROW]}}),
+            "'cpp' is no",
+        ),
         (lambda: changed(gpus={"GPU 0": {"4": [ROW]}}), "damaged"),
         (lambda: changed(gpus={"GPU 0": {"4": [ROW, ROW], "2": [ROW]}}), "damaged"),
         (lambda: changed(gpus={"GPU 0": {"4": [ROW | {"neurons": 1}], "2": [ROW]}}), "damaged"),
@@ -216,10 +288,15 @@ def gpu(monkeypatch):
         def problem(self, row):
             return None
 
+        def faster(self, row, name, other, timer, rounds):
+            assert row.forward.block and name == "cuda" and other == "module of cuda"
+            return tuning.Faster("cuda", {"triton": 2e-3, "cuda": 1e-3}, None)
+
     def timer(run):
         return lambda: 1.0 / run.args[0].block
 
     monkeypatch.setattr(tune, "why_unavailable", lambda *backend: None)
+    monkeypatch.setattr(tune, "load", lambda name: f"module of {name}")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(launches, "gpu_class", lambda index: "sm_77")
@@ -238,6 +315,18 @@ def test_the_command_stores_a_row_for_every_size(gpu, capsys):
             new = stored.stored_row(0, neurons, dtype)
             assert new.forward.block == 2 * old.forward.block
             assert new.backward.block == 2 * old.backward.block
+            assert new.faster == "cuda"
+    assert said.count('triton 2.0 us, cuda 1.0 us; "auto" takes cuda') == 2 * len(
+        tuning.MEASURED_AT
+    )
+
+
+def test_without_the_cuda_kernels_triton_stays(gpu, monkeypatch, capsys):
+    missing = {"cuda": "no nvcc here"}
+    monkeypatch.setattr(tune, "why_unavailable", lambda name, _: missing.get(name))
+    assert main(["tune", "--rounds", "1"]) == 0
+    assert "Backend 'cuda' is not compared: no nvcc here." in capsys.readouterr().out
+    assert stored.stored_row(0, 1 << 20, torch.float32).faster == "triton"
 
 
 def test_a_folder_that_cannot_be_written(gpu, cache, monkeypatch, capsys):

@@ -82,7 +82,8 @@ def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
         device: a device or its name. Default: "cpu".
 
     Returns:
-        Names that ``backend=`` takes on that device; the first one is what "auto" takes.
+        Names that ``backend=`` takes on that device; the first one is what "auto" takes, but for
+        sizes at which `python -m snnkernels tune` found another one faster on this GPU.
     """
     kind = torch.device(device).type
     preferred = PREFERENCE.get(kind, ("torch",))
@@ -90,9 +91,28 @@ def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
     return tuple(name for name in names if why_unavailable(name, kind) is None)
 
 
+def faster_on_gpu(x: torch.Tensor) -> str | None:
+    """The backend that takes less time for a plain neuron of x's size and dtype on its GPU.
+
+    What `python -m snnkernels tune` measured there comes before what snnkernels brings. None where
+    that is not known: on other devices, without Triton, and while torch.compile traces.
+    """
+    if x.device.type != "cuda" or x.dtype == torch.float64 or torch.compiler.is_compiling():
+        return None
+    if why_unavailable("triton", "cuda") is not None:
+        return None
+    calls = import_module("snnkernels.backends.triton.calls")
+    return calls.table_row(x[:1].numel(), x).faster
+
+
 @_constant
 def choose(
-    name: str, device_type: str, dtype: torch.dtype, op: str = "neuron", order: int = 0
+    name: str,
+    device_type: str,
+    dtype: torch.dtype,
+    op: str = "neuron",
+    order: int = 0,
+    first: str | None = None,
 ) -> str:
     """The backend to run: ``name`` itself or an error, or the preferred one for "auto".
 
@@ -103,11 +123,14 @@ def choose(
         op: "neuron", "general" (a neuron with synapse, gain or trace), "regulariser" (any neuron
             with one) or "iir".
         order: of the filter, where op is "iir".
+        first: what "auto" tries before the others. Default: None.
     """
     if name == "auto":
         if dtype == torch.float64:
             return "torch"  # the kernels hold float32
         candidates = PREFERENCE.get(device_type, ("torch",))
+        if first is not None:
+            candidates = (first, *candidates)
         return next(
             n
             for n in candidates

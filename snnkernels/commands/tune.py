@@ -1,9 +1,10 @@
-"""Measure the launch parameters of the Triton kernels on this GPU and keep what is faster.
+"""Measure the launch parameters of the GPU kernels on this GPU and keep what is faster.
 
 Around each launch that snnkernels brings, a few others are timed, forward and backward, in float32
 and bfloat16. What equals the reference and is faster by more than 3 % is stored in the user's cache
-folder for GPUs of this name; later processes use it. It takes a few minutes, most of them to
-compile.
+folder for GPUs of this name; later processes use it. So is, for each number of neurons, which of
+the backends "triton" and "cuda" is faster: "auto" then takes it. It takes a few minutes, most of
+them to compile.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 
 import torch
 
-from snnkernels.backends import why_unavailable
+from snnkernels.backends import load, why_unavailable
 from snnkernels.backends.cache import check_writable
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -48,6 +49,9 @@ def run(args: argparse.Namespace) -> int:
     kind, name = launches.gpu_class(device), torch.cuda.get_device_name(device)
     known = "" if kind in launches.LAUNCHES else ", which the table does not know"
     print(f"{name} ({kind}{known})\n{HEADER}", flush=True)
+    no_cuda = why_unavailable("cuda", "cuda")
+    if no_cuda is not None:
+        print(f"Backend 'cuda' is not compared: {no_cuda}.")
     timer, rows = tuning.gpu_timer(), {}
     for dtype in DTYPES:
         found = []
@@ -56,7 +60,12 @@ def run(args: argparse.Namespace) -> int:
             case = tuning.Case(neurons, dtype, "cuda")
             forward, backward = case.choices(old, timer, args.rounds)
             print(lines(neurons, dtype, forward, backward), flush=True)
-            found.append(launches.Row(start, forward.new, backward.new))
+            row = launches.Row(start, forward.new, backward.new)
+            if no_cuda is None:
+                faster = case.faster(row, "cuda", load("cuda"), timer, args.rounds)
+                print(comparison(faster), flush=True)
+                row = row._replace(faster=faster.name)
+            found.append(row)
         rows[dtype.itemsize] = tuple(reversed(found))
     return store(name, rows)
 
@@ -104,6 +113,14 @@ def lines(neurons: int, dtype: torch.dtype, forward, backward) -> str:
             for launch, why in choice.refused.items()
         ]
     return "\n".join(found)
+
+
+def comparison(faster) -> str:
+    """One line on two backends."""
+    if faster.problem is not None:
+        return f"  backend 'cuda' refused: {faster.problem}"
+    times = ", ".join(f"{name} {1e3 * ms:.1f} us" for name, ms in faster.milliseconds.items())
+    return f'  both passes: {times}; "auto" takes {faster.name}'
 
 
 def _forget() -> int:

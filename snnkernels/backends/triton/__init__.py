@@ -135,7 +135,7 @@ def neuron_forward(
     run(
         neuron_fwd_kernel,
         layout,
-        launch or table_row(layout, x).forward,
+        launch or table_row(layout.neurons, x).forward,
         {"x": layout.inputs[0], "out": layout.out},
         tensors
         | {
@@ -199,7 +199,7 @@ def neuron_backward(
     run(
         neuron_bwd_kernel,
         layout,
-        launch or table_row(layout, x).backward,
+        launch or table_row(layout.neurons, x).backward,
         dict(zip(("x", "ds", "dh", "out"), (*layout.inputs, layout.out), strict=True)),
         tensors
         | {

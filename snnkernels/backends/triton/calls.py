@@ -84,13 +84,13 @@ def run(
         )
 
 
-def table_row(layout: Layout, x: Tensor) -> Row:
-    """The launches for a call: what was measured on this machine, or what the table says."""
+def table_row(neurons: int, x: Tensor) -> Row:
+    """The row for a call: what was measured on this machine, or what the table says."""
     if INTERPRETED:
-        return launches_for("interpreter", layout.neurons, x.dtype)
+        return launches_for("interpreter", neurons, x.dtype)
     kind = gpu_class(x.device.index)
-    stored = stored_row(x.device.index, layout.neurons, x.dtype)
-    return stored or launches_for(kind, layout.neurons, x.dtype)
+    stored = stored_row(x.device.index, neurons, x.dtype)
+    return stored or launches_for(kind, neurons, x.dtype)
 
 
 def per_channel(tensor: Tensor | None) -> bool:

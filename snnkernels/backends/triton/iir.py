@@ -32,7 +32,7 @@ def iir_forward(
     run(
         iir_fwd_kernel,
         layout,
-        table_row(layout, x).forward,
+        table_row(layout.neurons, x).forward,
         {"x": layout.inputs[0], "out": layout.out},
         {
             "x": x,
@@ -73,7 +73,7 @@ def iir_backward(
     run(
         iir_bwd_kernel,
         layout,
-        table_row(layout, df).backward,
+        table_row(layout.neurons, df).backward,
         dict(zip(("df", "x", "out"), (*layout.inputs, layout.out), strict=True)),
         {
             "df": df,

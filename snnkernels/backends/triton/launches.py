@@ -66,11 +66,20 @@ def rows_held(
 
 
 class Row(NamedTuple):
-    """Launches from so many neurons on."""
+    """What holds from so many neurons on.
+
+    Attributes:
+        neurons: so many.
+        forward: launch of the forward kernel.
+        backward: launch of the backward kernel.
+        faster: the backend, "triton" or "cuda", that takes less time for a plain neuron's forward
+            and backward pass; what "auto" takes. "triton" where nobody has measured.
+    """
 
     neurons: int
     forward: Launch
     backward: Launch
+    faster: str = "triton"
 
 
 # By class of GPU and bytes of an element of x, most neurons first. Few neurons: narrow programs, so

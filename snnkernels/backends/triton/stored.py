@@ -1,6 +1,6 @@
-"""Launches that `python -m snnkernels tune` measured on this machine, by name of the GPU.
+"""What `python -m snnkernels tune` measured on this machine, by name of the GPU.
 
-They are one JSON file in the user's cache folder and come before those of ``launches.py``.
+The rows are one JSON file in the user's cache folder and come before those of ``launches.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from snnkernels.backends.cache import cache_folder, write_whole
 from snnkernels.backends.triton.launches import CHECKPOINT_EVERY, Launch, Row, row_for
 
-FORMAT = 1  # of the file
+FORMAT = 2  # of the file
 MOST = Launch(block=8192, warps=32, ahead=64)
 
 Rows = dict[int, tuple[Row, ...]]  # by bytes of an element of x, most neurons first
@@ -63,8 +63,8 @@ def store(gpu: str, rows: Rows) -> None:
     gpus = {
         name: {
             str(size): [
-                {"neurons": r.neurons, "forward": list(r.forward), "backward": list(r.backward)}
-                for r in by_neurons
+                row._asdict() | {"forward": list(row.forward), "backward": list(row.backward)}
+                for row in by_neurons
             ]
             for size, by_neurons in by_size.items()
         }
@@ -122,13 +122,16 @@ def _rows(by_size: dict) -> Rows:
 
 
 def _row(entry: dict) -> Row:
-    row = Row(entry["neurons"], Launch(*entry["forward"]), Launch(*entry["backward"]))
+    launches = Launch(*entry["forward"]), Launch(*entry["backward"])
+    row = Row(entry["neurons"], *launches, entry["faster"])
     for launch in (row.forward, row.backward):
         for number, most in zip(launch, MOST, strict=True):
             if type(number) is not int or not 0 < number <= most or number & (number - 1):
                 raise ValueError(f"{launch} is no launch")
     if row.backward.ahead != CHECKPOINT_EVERY:
         raise ValueError(f"a backward kernel loads {CHECKPOINT_EVERY} steps ahead: {row.backward}")
+    if row.faster not in ("triton", "cuda"):
+        raise ValueError(f"{row.faster!r} is no backend to be faster")
     if type(row.neurons) is not int:
         raise ValueError(f"neurons is {row.neurons!r}")
     return row

@@ -1,10 +1,11 @@
-"""Measures launches of the kernels on one device, and chooses."""
+"""Measures launches of the kernels on one device, and another backend's kernels, and chooses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 from statistics import median
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -111,15 +112,27 @@ def choose(
     return Choice(old, best, times[old], times[best], refused)
 
 
-def _medians(
-    launches: list[Launch], milliseconds: Callable[[Launch], float], rounds: int
-) -> dict[Launch, float]:
+def _medians(tried: list, milliseconds: Callable[[object], float], rounds: int) -> dict:
     """Medians over runs in turns, so that a change of the clock meets all."""
-    found: dict[Launch, list[float]] = {launch: [] for launch in launches}
+    found: dict[object, list[float]] = {candidate: [] for candidate in tried}
     for _ in range(rounds):
-        for launch in launches:
-            found[launch].append(milliseconds(launch))
-    return {launch: median(times) for launch, times in found.items()}
+        for candidate in tried:
+            found[candidate].append(milliseconds(candidate))
+    return {candidate: median(times) for candidate, times in found.items()}
+
+
+class Faster(NamedTuple):
+    """What came of a comparison of backends.
+
+    Attributes:
+        name: of the faster one; "triton" where another is not faster by LEAST_GAIN.
+        milliseconds: of a forward and a backward pass, by name.
+        problem: why the other one was refused; None where it was measured.
+    """
+
+    name: str
+    milliseconds: dict[str, float]
+    problem: str | None
 
 
 class Case:
@@ -143,19 +156,25 @@ class Case:
 
     def forward(self, launch: Launch) -> None:
         """Fill s, state and checkpoints."""
-        kernels.neuron_forward(
+        self._forward(kernels, launch=launch)
+
+    def backward(self, launch: Launch) -> None:
+        """Fill dx from ds and the checkpoints."""
+        self._backward(kernels, launch=launch)
+
+    def _forward(self, backend: ModuleType, **launch) -> None:
+        backend.neuron_forward(
             common_layout(self.s, self.x),
             *self._call,
             s=self.s,
             state_out=self.state,
             h=None,
             checkpoints=self.checkpoints,
-            launch=launch,
+            **launch,
         )
 
-    def backward(self, launch: Launch) -> None:
-        """Fill dx from ds and the checkpoints."""
-        kernels.neuron_backward(
+    def _backward(self, backend: ModuleType, **launch) -> None:
+        backend.neuron_backward(
             common_layout(self.dx, self.x, self.ds, None),
             *self._call,
             self.checkpoints,
@@ -166,18 +185,20 @@ class Case:
             dv0=None,
             ddecay=None,
             dv_threshold=None,
-            launch=launch,
+            **launch,
         )
 
     def problem(self, row: Row) -> str | None:
         """Why launches must not be used: what differs from the reference, or the failure."""
         try:
-            for tensor in (self.s, self.state, self.checkpoints, self.dx):
-                tensor.fill_(float("nan"))
-            self.forward(row.forward)
-            self.backward(row.backward)
+            return self._problem(lambda: (self.forward(row.forward), self.backward(row.backward)))
         except OutOfResources as error:  # of the device's shared memory or registers
             return str(error)
+
+    def _problem(self, both: Callable[[], object]) -> str | None:
+        for tensor in (self.s, self.state, self.checkpoints, self.dx):
+            tensor.fill_(float("nan"))
+        both()
         got = (self.s, self.state[0], self.dx)
         for name, ours, theirs in zip(("s", "v", "dx"), got, self.expected, strict=True):
             if not torch.equal(ours, theirs):
@@ -208,6 +229,30 @@ class Case:
             return choose(candidates(old, backward), problem, milliseconds, rounds)
 
         return pick(row.forward, False), pick(row.backward, True)
+
+    def faster(
+        self, row: Row, name: str, other: ModuleType, timer: Callable, rounds: int
+    ) -> Faster:
+        """Compare another backend with these kernels.
+
+        Args:
+            row: the launches of these.
+            name: of the other backend.
+            other: its module.
+            timer: as in `choices`.
+            rounds: runs of each, in turns.
+        """
+        both = {
+            "triton": lambda: (self.forward(row.forward), self.backward(row.backward)),
+            name: lambda: (self._forward(other), self._backward(other)),
+        }
+        problem = self._problem(both[name])
+        if problem is not None:
+            return Faster("triton", {}, problem)
+        timers = {backend: timer(run) for backend, run in both.items()}
+        times = _medians(list(both), lambda backend: timers[backend](), rounds)
+        wins = times["triton"] >= LEAST_GAIN * times[name]
+        return Faster(name if wins else "triton", times, None)
 
 
 def _reference(x: Tensor, ds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
