@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import snnkernels
-from snnkernels.backends import why_unavailable
+from snnkernels.backends import load, why_unavailable
+from snnkernels.models.bntt import _kernels as kernels_of_bntt
+from tests import test_bntt as bntt
 from tests.cases import DTYPES, NEURONS, Shape, make_inputs
 from tests.compare import assert_matches, assert_same, expected, run
 
@@ -118,6 +120,30 @@ def test_nothing_waits_for_the_device(backend, coefficients):
     finally:
         torch.cuda.set_sync_debug_mode("default")
         torch.cuda.synchronize()
+
+
+@dtypes
+@pytest.mark.parametrize("shape", [(50, 4, 32, 32, 32), (3, 2, 512, 9, 7), (2, 5, 131, 16, 16)])
+def test_bntt_equals_float64_and_itself(shape, dtype):
+    """One batch norm per step; the kernels are Triton's where it is there, nothing waits."""
+    x, weight, g = bntt.make(shape, dtype, device="cuda")
+    want = bntt.exact(x, weight, g)
+
+    def call():
+        out, mean, rstd = torch.ops.snnkernels.bntt_forward(x, weight, bntt.EPS)
+        return out, mean, rstd, *torch.ops.snnkernels.bntt_backward(g, x, mean, rstd, weight)
+
+    got = call()
+    bntt.assert_near(got, want, dtype)
+    if why_unavailable("triton", "cuda") is None:
+        assert kernels_of_bntt(x) is load("triton")
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            again = call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        for a, b in zip(got, again, strict=True):
+            assert torch.equal(a, b)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second CUDA device")

@@ -1,7 +1,7 @@
 """Compiles the Triton kernels ahead of time, without a GPU, and says what came out, as JSON.
 
 ``python -m tests.triton_compile`` runs in a process of its own: compiling needs triton imported
-without TRITON_INTERPRET. It prints one `Report` for each `Build` of `BUILDS`.
+without TRITON_INTERPRET. It prints one `Report` for each build of `ALL`.
 """
 
 from __future__ import annotations
@@ -206,6 +206,33 @@ def _builds() -> dict[str, Build]:
 BUILDS = _builds()
 
 
+@dataclass(frozen=True)
+class BnttBuild:
+    """One compilation of a kernel of BNTT."""
+
+    kernel: str
+    target: int | str = 90
+    dtype: str = "float32"
+    channels: int = 64
+    keeps_output: bool = False
+
+
+BNTT_BUILDS = {
+    **{
+        f"bntt-{kernel}": BnttBuild(kernel) for kernel in ("moments", "fwd", "gradient_sums", "bwd")
+    },
+    "bntt-moments-bfloat16": BnttBuild("moments", dtype="bfloat16"),
+    "bntt-bwd-bfloat16": BnttBuild("bwd", dtype="bfloat16"),
+    "bntt-fwd-16": BnttBuild("fwd", 80, "float16", 16),
+    "bntt-bwd-16": BnttBuild("bwd", 100, "bfloat16", 16),
+    "bntt-moments-odd": BnttBuild("moments", 100, "float16", 131),
+    "bntt-bwd-odd": BnttBuild("bwd", 80, channels=3, keeps_output=True),
+    "bntt-moments-gfx942": BnttBuild("moments", "gfx942"),
+    "bntt-bwd-gfx942": BnttBuild("bwd", "gfx942", "bfloat16"),
+}
+ALL = BUILDS | BNTT_BUILDS
+
+
 @dataclass
 class Report:
     """What a compilation gave.
@@ -312,12 +339,51 @@ def _compile(build: Build):
     return binary, launch
 
 
-def _steady_loop(sass: str) -> list[str]:
-    """The instructions of the last loop but the tail: the one that runs for most steps.
+def _compile_bntt(build: BnttBuild):
+    import torch
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
 
-    A loop is what lies between the target of a backward jump and the jump. Of those that touch
-    global memory in both directions, the forward kernel's comes before that of what is left over,
-    the backward kernel's after it (that one runs once and is no loop).
+    from snnkernels.backends.triton import bntt
+    from snnkernels.backends.triton.launches import Launch
+
+    kernel = getattr(bntt, f"bntt_{build.kernel}_kernel")
+    align = 16 // getattr(torch, build.dtype).itemsize
+    align = align if build.channels % align == 0 else 1
+    plan = bntt.cut(50, 1 << 14, build.channels, align)
+    options = {"ALIGN": align, "ROWS": plan.rows, "COLUMNS": plan.columns, "AHEAD": bntt.AHEAD}
+    signature, constants, attributes = {}, {}, {}
+    for place, parameter in enumerate(kernel.params):
+        name = parameter.name
+        if name in options:
+            signature[name], constants[(place,)] = "constexpr", options[name]
+        elif parameter.annotation_type:
+            signature[name] = parameter.annotation_type
+        elif name == "mean" and build.keeps_output:
+            signature[name], constants[(place,)] = "constexpr", None
+        else:
+            of_x = name in ("x", "out", "dout", "kept", "dx")
+            pointer = POINTERS[build.dtype if of_x else "float32"]
+            signature[name] = "*fp64" if name == "sums" else pointer
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    nvidia = not isinstance(build.target, str)
+    lanes = 32 if nvidia else 64
+    options = bntt.compiler_options(lanes)
+    binary = triton.compile(
+        ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes),
+        target=GPUTarget("cuda" if nvidia else "hip", build.target, lanes),
+        options=options,
+    )
+    return binary, Launch(plan.rows * plan.columns, options["num_warps"], bntt.AHEAD)
+
+
+def _loops(sass: str) -> list[list[str]]:
+    """The instructions of each loop that reads global memory.
+
+    A loop is what lies between the target of a backward jump and the jump. The first one is that of
+    most steps: the forward kernel's comes before that of what is left over, the backward kernel's
+    after it (that one runs once and is no loop). BNTT walks over its rows in the last one.
     """
     lines = [
         (int(m[1], 16), m[2]) for m in re.finditer(r"/\*([0-9a-f]{4,})\*/\s+([^;/][^;]*);", sass)
@@ -329,7 +395,7 @@ def _steady_loop(sass: str) -> list[str]:
             body = [t for a, t in lines if int(jump[1], 16) <= a <= address]
             if any("LDG" in t for t in body):
                 loops.append(body)
-    return loops[0]
+    return loops
 
 
 def _watched(text: str) -> list[str]:
@@ -337,9 +403,10 @@ def _watched(text: str) -> list[str]:
     return sorted(set(re.findall(WATCHED, text)))
 
 
-def report(build: Build) -> Report:
+def report(build: Build | BnttBuild) -> Report:
     """Compile and look at what came out."""
-    binary, launch = _compile(build)
+    of_bntt = isinstance(build, BnttBuild)
+    binary, launch = _compile_bntt(build) if of_bntt else _compile(build)
     if isinstance(build.target, str):
         text = binary.asm["amdgcn"]
         spilled = int(re.search(r"\.vgpr_spill_count:\s*(\d+)", text)[1])
@@ -355,7 +422,7 @@ def report(build: Build) -> Report:
             for what in ("-sass", "-res-usage")
         )
     usage = usage.stdout + usage.stderr
-    loop = _steady_loop(sass.stdout)
+    loop = _loops(sass.stdout)[-1 if of_bntt else 0]
     first_store = next((k for k, t in enumerate(loop) if "STG" in t), len(loop))
     loads = [t for t in loop[:first_store] if "LDG" in t]
     per_thread = max(1, launch.block // (32 * launch.warps))
@@ -371,12 +438,12 @@ def report(build: Build) -> Report:
 
 
 def _named(name: str) -> tuple[str, dict]:
-    return name, asdict(report(BUILDS[name]))
+    return name, asdict(report(ALL[name]))
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as cache:  # compiled afresh, whatever was compiled before
         os.environ["TRITON_CACHE_DIR"] = cache
         with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-            names = sys.argv[1:] or list(BUILDS)
+            names = sys.argv[1:] or list(ALL)
             print(json.dumps(dict(pool.map(_named, names))))

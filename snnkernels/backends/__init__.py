@@ -21,6 +21,7 @@ _WORDS = {
     "general": "lif with synapse, gain or trace",
     "regulariser": "lif with regulariser",
     "iir": "iir",
+    "bntt": "BNTT",
 }
 
 # What "auto" tries on each kind of device, best first.
@@ -121,7 +122,7 @@ def choose(
         device_type: of x.
         dtype: of x.
         op: "neuron", "general" (a neuron with synapse, gain or trace), "regulariser" (any neuron
-            with one) or "iir".
+            with one), "iir" or "bntt" (of some sequences only, as its `takes_bntt` says).
         order: of the filter, where op is "iir".
         first: what "auto" tries before the others. Default: None.
     """

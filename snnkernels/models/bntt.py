@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor, nn
 
 from snnkernels._op import only_once, register
-from snnkernels.backends import cpp
+from snnkernels.backends import choose, load
 from snnkernels.models.blocks import check_whole
 
 # Values per block of steps on a CPU: what one pass leaves in the cache, the next one finds there.
@@ -49,6 +51,13 @@ def _like(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
+def _kernels(x: Tensor) -> ModuleType | None:
+    """The backend whose kernels run BNTT of x, None where tensor ops do."""
+    name = choose("auto", x.device.type, x.dtype, "bntt")
+    backend = None if name == "torch" else load(name)
+    return backend if backend and backend.takes_bntt(x) else None
+
+
 # --- the private ops -----------------------------------------------------------------------------
 
 
@@ -61,8 +70,8 @@ def _forward_buffers(x, weight, eps):
 def _bntt_forward(x, weight, eps):
     outputs = out, mean, rstd = _forward_buffers(x, weight, eps)
     weight = weight.to(mean.dtype).contiguous()
-    if cpp.takes_bntt(x):
-        cpp.bntt_forward(x, weight, eps, out=out, mean=mean, rstd=rstd)
+    if backend := _kernels(x):
+        backend.bntt_forward(x, weight, eps, out=out, mean=mean, rstd=rstd)
     elif x.device.type == "cpu":
         for step in zip(x, weight, out, mean, rstd, strict=True):
             _normalise_step(*step, eps)
@@ -83,9 +92,9 @@ def _backward_buffers(dout, kept, mean, rstd, weight):
 def _bntt_backward(dout, kept, mean, rstd, weight):
     dx, dweight = _backward_buffers(dout, kept, mean, rstd, weight)
     weight = weight.to(rstd.dtype).contiguous()
-    if cpp.takes_bntt(kept):
-        dout = dout if cpp.takes_bntt(dout) else _like(kept).copy_(dout)
-        cpp.bntt_backward(dout, kept, mean, rstd, weight, dx=dx, dweight=dweight)
+    if backend := _kernels(kept):
+        dout = dout if backend.takes_bntt(dout) else _like(kept).copy_(dout)
+        backend.bntt_backward(dout, kept, mean, rstd, weight, dx=dx, dweight=dweight)
         return dx, dweight
     ndim, dims = kept.ndim, (1, *range(3, kept.ndim))
     samples = kept[0, :, 0].numel()
@@ -127,6 +136,9 @@ class _NormaliseSteps(torch.autograd.Function):
     (x - mean) / sqrt(var + eps) is out / weight (Rota Bulò et al. 2018). That needs a look at the
     weights, for which a GPU would have to stop, so there x is kept; and x is kept where a weight is
     0.
+
+    Where every step is channels_last, float32 runs in the C++ kernels on a CPU, and float32,
+    bfloat16 and float16 in the Triton kernels on a GPU; all else, float64 too, in tensor ops.
     """
 
     @staticmethod

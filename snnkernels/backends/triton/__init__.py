@@ -3,7 +3,8 @@
 The equations stand in ``neuron.py``, the filter's bookkeeping in ``filter.py``; the kernels are
 ``forward.py``, ``backward.py`` and ``iir_kernels.py``. How they are cut into programs stands in
 ``launches.py``, or as ``tuning.py`` measured it and ``stored.py`` kept it. Here and in ``iir.py``
-is the way from tensors to a launch; ``calls.py`` makes it.
+is the way from tensors to a launch; ``calls.py`` makes it. ``bntt.py`` is batch norm through time,
+which has no time loop, by itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 import triton
 
 from snnkernels.backends.triton.backward import neuron_bwd_kernel
+from snnkernels.backends.triton.bntt import bntt_backward, bntt_forward, takes_bntt
 from snnkernels.backends.triton.calls import (
     NVIDIA,
     empty_sums,
@@ -31,14 +33,17 @@ __all__ = [
     "CHECKPOINT_EVERY",
     "MAX_ORDER",
     "OPS",
+    "bntt_backward",
+    "bntt_forward",
     "iir_backward",
     "iir_forward",
     "neuron_backward",
     "neuron_forward",
+    "takes_bntt",
     "why_unavailable",
 ]
 
-OPS = ("neuron", "general", "regulariser", "iir")
+OPS = ("neuron", "general", "regulariser", "iir", "bntt")
 
 _OLDEST = (3, 6)  # Triton
 _PLAIN = General()

@@ -26,6 +26,11 @@ def _in_rows(layout: Layout, block: int) -> bool:
     return layout.outer == 1 or -(-layout.inner // block) * block < 1.25 * layout.inner
 
 
+def on_device_of(x: Tensor):
+    """A context in which kernels go to the device of x."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
 def run(
     kernel,
     layout: Layout,
@@ -65,7 +70,7 @@ def run(
         if name != "out":
             strides[f"{name.upper()}_INNER"] = row.inner
     programs = layout.outer * tiles if wide else -(-layout.neurons // launch.block)
-    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+    with on_device_of(x):
         kernel[(programs,)](
             **tensors,
             steps=layout.steps,
