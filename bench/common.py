@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -32,8 +33,12 @@ def _output(*command: str) -> str | None:
         return None
 
 
+@lru_cache
 def machine() -> dict:
-    """The machine and the software that a result belongs to."""
+    """The machine and the software that a result belongs to.
+
+    SNN_COMMIT names the commit of a tree without a repository.
+    """
     try:
         import triton
 
@@ -48,7 +53,8 @@ def machine() -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": triton_version,
-        "commit": _output("git", "-C", str(RESULTS.parent), "rev-parse", "--short=12", "HEAD"),
+        "commit": _output("git", "-C", str(RESULTS.parent), "rev-parse", "--short=12", "HEAD")
+        or os.environ.get("SNN_COMMIT"),
         "date": time.strftime("%Y-%m-%d"),
     }
     if torch.cuda.is_available():

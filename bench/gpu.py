@@ -3,21 +3,25 @@
     python bench/gpu.py --out dir             # on a GPU
     python bench/gpu.py --out dir --rehearse  # the same steps at small sizes, where there is none
 
-In this order, as long as time lasts, and each step saved when it is done: the tests marked gpu;
-compute-sanitizer over small calls; the copy ceiling; forward and backward of every backend over
-neurons and steps; the loops and libraries that people use; filters; a training step of S-ResNet38
-(bench/models.py, with a JSON of its own); the convolution rates of cuDNN. Kernels are timed alone,
-on given buffers, from a CUDA graph that goes through several sets of them, so that neither launches
-nor the cache count. A backend that does not equal eager PyTorch is not timed.
+In this order, as long as time lasts: the tests marked gpu, and beside them compute-sanitizer over
+small calls; the copy ceiling; forward and backward of every backend over neurons and steps; the
+loops and libraries that people use; filters; a training step of S-ResNet38 (bench/models.py, with a
+JSON of its own); the convolution rates of cuDNN. Each is a process of its own with a limit of time,
+so that none can take another along, and each row is written as soon as it is there. Kernels are
+timed alone, on given buffers, from a CUDA graph that goes through several sets of them, so that
+neither launches nor the cache count. A backend that does not equal eager PyTorch is not timed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -27,61 +31,133 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import gpu_kernels  # noqa: E402
 from common import machine, markdown, save  # noqa: E402
-from gpu_run import Run  # noqa: E402
+from gpu_run import LEFT_OUT, Job, Run  # noqa: E402
 
 import snnkernels  # noqa: E402
 from snnkernels import synapses  # noqa: E402
 from snnkernels.backends import load  # noqa: E402
 
+# Steps and neurons; and those where the general kernels run too.
 SANITIZED = ((40, 4097), (70, 4096), (4, 70_000), (20, 8192))
+GENERAL_AT = (4097, 70_000)
+ROW = "ROW "  # before each row that a step prints
+
+# What is timed, and the seconds that it may take.
+STEPS = {
+    "copy": 30,
+    "sweep cuda": 75,
+    "sweep triton": 120,
+    "baselines": 75,
+    "filters": 60,
+    "models": 90,
+    "convolutions": 30,
+}
+CHECKS = 170  # seconds
 
 
-def run_tests(run: Run, out: Path) -> dict:
-    """``pytest -m gpu``."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rs", "--tb=short"]
-    if run.rehearse:
-        run.leave_out("pytest -m gpu: all of them skip, there is no CUDA device")
-        command += ["tests/test_gpu.py"]
-    return _logged(command, out / "pytest.txt", min(180, run.remaining() / 3))
+class Results:
+    """What is known so far, on disk at any time."""
+
+    def __init__(self, run: Run, out: Path):
+        self.out, self._name = out, "gpu-rehearsal" if run.rehearse else "gpu"
+        self.found: dict[str, object] = {"left_out": run.left_out, "rehearsal": run.rehearse}
+
+    def save(self) -> str:
+        """Write JSON and tables; gives the tables."""
+        path = save(self._name, "python bench/gpu.py", self.found, self.out)
+        tables = [
+            f"### {step}\n\n{markdown(self.found[step])}"
+            for step in STEPS
+            if isinstance(self.found.get(step), list) and self.found[step]
+        ]
+        about = "\n".join(f"- {key}: {value}" for key, value in machine().items())
+        left = "\n".join(f"- {what}" for what in self.found["left_out"]) or "- nothing"
+        text = f"{about}\n\nLeft out:\n{left}\n\n" + "\n\n".join(tables) + "\n"
+        path.with_suffix(".md").write_text(text)
+        return text
 
 
-def run_sanitizer(run: Run, out: Path) -> dict:
-    """memcheck and racecheck over small calls of every backend."""
+def check(run: Run, out: Path) -> dict[str, dict]:
+    """``pytest -m gpu``, memcheck and racecheck side by side: nothing is timed meanwhile."""
+    seconds = min(CHECKS, 0.4 * run.remaining())
+    jobs = {"pytest": Job(_pytest(run), seconds, out / "pytest.txt", ROOT)}
+    command = [sys.executable, __file__, "--sanitized", *(["--rehearse"] * run.rehearse)]
     tool = shutil.which("compute-sanitizer") or shutil.which(
         "/usr/local/cuda/bin/compute-sanitizer"
     )
-    found = {}
-    for check in ("memcheck", "racecheck"):
-        command = [sys.executable, __file__, "--sanitized", *(["--rehearse"] * run.rehearse)]
+    for name in ("memcheck", "racecheck"):
+        prefix = []
         if tool is None or run.rehearse:
-            run.leave_out(
-                f"{check}: {'no compute-sanitizer' if tool is None else 'no CUDA device'}"
-            )
-        else:
-            command = [tool, "--tool", check, "--error-exitcode", "9", *command]
-        found[check] = _logged(command, out / f"{check}.txt", min(90, run.remaining() / 4))
-    return found
+            run.leave_out(f"{name}: {'no compute-sanitizer' if tool is None else 'no CUDA device'}")
+        else:  # what PyTorch asks of the driver in vain is no mistake; ptxas has no kernels
+            prefix = [tool, "--tool", name, "--error-exitcode", "9", "--report-api-errors", "no"]
+            prefix += ["--target-processes", "application-only"]
+        # Without the cache each tensor is an allocation: what is written behind it shows.
+        more = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        jobs[name] = Job(prefix + command, seconds, out / f"{name}.txt", ROOT, more)
+    return {name: _end(name, job) for name, job in jobs.items()}
 
 
-def run_models(run: Run, out: Path) -> dict:
+def _pytest(run: Run) -> list[str]:
+    """What is only there for a GPU first; one test file that cannot be read stops no other."""
+    tests = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/test_*.py"))]
+    tests.sort(key=lambda path: path != "tests/test_gpu.py")
+    if run.rehearse:
+        run.leave_out("pytest -m gpu: all of them skip, there is no CUDA device")
+        tests = tests[:1]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rs", "--tb=short"]
+    command += ["--continue-on-collection-errors"]
+    if find_spec("xdist"):  # Triton compiles for seconds in each test
+        command += ["-n", str(max(1, min(12, (os.cpu_count() or 1) - 4)))]
+    return command + tests
+
+
+def run_models(run: Run, out: Path, seconds: float) -> dict:
     """The training step of S-ResNet38 at the paper's batch of 21, against the loops over time."""
     size = ["--device", "cuda", "--batch", "21", "--seconds", "10"]
     if run.rehearse:
         size = ["--batch", "2", "--seconds", "0", "--options", '{"steps": 2, "filters": 2}']
     command = [sys.executable, "bench/models.py", *size, "--out", str(out.resolve())]
-    return _logged(command, out / "models.txt", min(120, run.remaining() / 2))
+    return _end("models", Job(command, seconds, out / "models.txt", ROOT))
 
 
-def _logged(command: list[str], log: Path, seconds: float) -> dict:
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
-        text, code = done.stdout + done.stderr, done.returncode
-    except subprocess.TimeoutExpired as error:
-        text, code = (error.stdout or b"").decode(errors="replace"), "out of time"
-    log.write_text(text)
-    lines = text.strip().splitlines()
-    print(f"{' '.join(command[-4:])}: exit {code}; {lines[-1] if lines else ''}", flush=True)
+def _end(name: str, job: Job) -> dict:
+    code = job.wait()
+    lines = job.log.read_text(errors="replace").strip().splitlines()
+    print(f"{name}: exit {code}; {lines[-1] if lines else ''}", flush=True)
     return {"exit": code, "last_lines": lines[-5:]}
+
+
+def measure(run: Run, step: str, seconds: float, results: Results) -> None:
+    """One of STEPS in a process of its own; its rows are kept as they come."""
+    ceiling = max((row["gb_s"] for row in results.found.get("copy", ())), default=0.0)
+    command = [sys.executable, __file__, "--step", step, "--ceiling", str(ceiling)]
+    # It stops by itself before it is stopped.
+    command += ["--seconds", str(seconds - 10), *(["--rehearse"] * run.rehearse)]
+    rows = results.found[step] = []
+    job, last = Job(command, seconds, cwd=ROOT), ""
+    for line in job.lines():
+        if line.startswith(ROW):
+            rows.append(json.loads(line[len(ROW) :]))
+            results.save()
+        elif line.startswith(LEFT_OUT):
+            run.leave_out(line[len(LEFT_OUT) :])
+        else:
+            print(line, flush=True)
+            last = line or last
+    code = job.wait()
+    if code != 0:
+        run.leave_out(f"{step}, after {len(rows)} rows: exit {code}; {last}")
+
+
+def rows_of(run: Run, step: str, ceiling: float) -> Iterator[dict]:
+    """The rows of one of STEPS."""
+    what, _, backend = step.partition(" ")
+    if what != "sweep":
+        return getattr(gpu_kernels, what)(run)
+    if run.rehearse and backend == "cuda":
+        backend = "cpp"
+    return gpu_kernels.sweep(run, backend, ceiling) if backend in run.backends else iter(())
 
 
 def sanitized_calls(run: Run) -> None:
@@ -93,6 +169,8 @@ def sanitized_calls(run: Run) -> None:
                 (x,) = run.tensors(1, steps, neurons, dtype)
                 s, _ = snnkernels.lif(x.requires_grad_(), decay=decay, backend=backend)
                 s.float().square().sum().backward()
+                if neurons not in GENERAL_AT:
+                    continue
                 more = {"synapse": synapses.dual_exponential(8.0, 2.0), "regulariser": (0.1, 0.0)}
                 s, _, penalty = snnkernels.lif(x, reset="soft", backend=backend, **more)
                 (s.float().square().sum() + penalty).backward()
@@ -104,9 +182,11 @@ def sanitized_calls(run: Run) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
-    parser.add_argument("--seconds", type=float, default=470, help="stop starting work after this")
+    parser.add_argument("--seconds", type=float, default=540, help="until all is over")
     parser.add_argument("--rehearse", action="store_true", help="small sizes on the CPU")
     parser.add_argument("--sanitized", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--ceiling", type=float, default=0.0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not torch.cuda.is_available() and not arguments.rehearse:
         print("There is no CUDA device: this is a rehearsal, its figures say nothing.")
@@ -115,48 +195,29 @@ def main() -> int:
     if arguments.sanitized:
         sanitized_calls(run)
         return 0
+    if arguments.step:
+        for row in rows_of(run, arguments.step, arguments.ceiling):
+            print(ROW + json.dumps(row), flush=True)
+        return 0
     arguments.out.mkdir(parents=True, exist_ok=True)
-    name = "gpu-rehearsal" if run.rehearse else "gpu"
-    results: dict[str, object] = {"left_out": run.left_out, "rehearsal": run.rehearse}
-    cuda = None if run.rehearse else load("cuda").way()
-    results["cuda_kernels"] = cuda
-    ceiling: list[float] = []
-
-    def ceilings() -> list[dict]:
-        rows = gpu_kernels.copy_ceiling(run)
-        ceiling.append(max(row["gb_s"] for row in rows))
-        return rows
-
-    steps = {
-        "tests": lambda: run_tests(run, arguments.out),
-        "sanitizer": lambda: run_sanitizer(run, arguments.out),
-        "copy": ceilings,
-        "sweep": lambda: gpu_kernels.sweep(run, ceiling[0]),
-        "baselines": lambda: gpu_kernels.baselines(run),
-        "filters": lambda: gpu_kernels.filters(run),
-        "models": lambda: run_models(run, arguments.out),
-        "convolutions": lambda: gpu_kernels.convolutions(run),
-    }
-    for step, work in steps.items():
+    results = Results(run, arguments.out)
+    results.found["cuda_kernels"] = None if run.rehearse else load("cuda").way()
+    results.save()
+    for step, most in {"checks": CHECKS, **STEPS}.items():
         start = time.monotonic()
-        try:
-            results[step] = work()
-        except Exception as error:  # one step's failure must not cost the others
-            run.leave_out(f"{step}: {error!r}")
-        path = save(name, "python bench/gpu.py", results, arguments.out)
+        seconds = min(most * (1 + 2 * run.rehearse), run.remaining() - 10)  # few cores, then
+        if seconds < 15:
+            run.leave_out(f"{step}: out of time")
+        elif step == "checks":
+            results.found[step] = check(run, arguments.out)
+        elif step == "models":
+            results.found[step] = run_models(run, arguments.out, seconds)
+        else:
+            measure(run, step, seconds, results)
         print(f"--- {step}: {time.monotonic() - start:.0f} s", flush=True)
-    tables = [
-        f"### {step}\n\n{markdown(results[step])}"
-        for step in ("copy", "sweep", "baselines", "filters", "convolutions")
-        if results.get(step)
-    ]
-    about = "\n".join(f"- {key}: {value}" for key, value in machine().items())
-    left = "\n".join(f"- {what}" for what in run.left_out) or "- nothing"
-    text = f"{about}\n\nLeft out:\n{left}\n\n" + "\n\n".join(tables) + "\n"
-    path.with_suffix(".md").write_text(text)
+        text = results.save()
     print(text)
-    bad = [s for s in (results.get("tests"), *(results.get("sanitizer") or {}).values()) if s]
-    return int(any(found["exit"] != 0 for found in bad))
+    return int(any(found["exit"] != 0 for found in results.found.get("checks", {}).values()))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from functools import lru_cache, partial
+
 import peers
 import torch
 from gpu_run import Run
@@ -23,15 +27,17 @@ FILTERS = ((64, 1 << 20), (1000, 1 << 14), (100_000, 64))
 SETS_BYTES = 256 << 20  # what the sets of buffers of one graph cover, beyond every cache
 
 
-def copy_ceiling(run: Run) -> list[dict]:
+def copy(run: Run) -> Iterator[dict]:
     """Bytes read plus bytes written by a copy, per second."""
-    rows = []
-    for megabytes in (1, 1) if run.rehearse else (64, 256, 1024, 4096):
+
+    def measure(megabytes: int) -> dict:
         count = megabytes << 18
         pairs = [torch.randn(2, count, device=run.device) for _ in range(max(1, 512 // megabytes))]
         ms = run.milliseconds([lambda p=p: p[1].copy_(p[0]) for p in pairs])
-        rows.append({"megabytes": megabytes, "gb_s": 8 * count / ms / 1e6})
-    return rows
+        return {"megabytes": megabytes, "gb_s": 8 * count / ms / 1e6}
+
+    for megabytes in (1, 1) if run.rehearse else (64, 256, 1024, 4096):
+        yield from run.attempt(f"copy of {megabytes} MB", partial(measure, megabytes))
 
 
 def kernel_calls(run: Run, backend: str, steps: int, neurons: int, dtype) -> tuple[list, list]:
@@ -66,7 +72,7 @@ def kernel_calls(run: Run, backend: str, steps: int, neurons: int, dtype) -> tup
 
 def differs(run: Run, backend: str, steps: int, neurons: int, dtype) -> str | None:
     """Why a backend must not be timed: what differs from eager PyTorch, or None."""
-    (x, ds), results = run.tensors(2, steps, min(neurons, 1 << 16), dtype), []
+    (x, ds), results = run.tensors(2, steps, min(neurons, 1 << 20), dtype), []
     for name in (backend, "torch"):
         leaf = x.detach().requires_grad_()
         s, state = snnkernels.lif(leaf, decay=DECAY, backend=name)
@@ -79,75 +85,71 @@ def differs(run: Run, backend: str, steps: int, neurons: int, dtype) -> str | No
     return None
 
 
-def sweep(run: Run, ceiling: float) -> list[dict]:
-    """Forward and backward of every backend, large sizes first."""
-    rows = []
-    pairs = sorted(run.sizes([(t, n) for t in STEPS for n in NEURONS]), key=lambda p: -p[1])
-    unequal: dict[tuple, str | None] = {}
-    for steps, neurons in pairs:
-        for dtype in (torch.float32, torch.bfloat16):
-            for backend in run.backends:
-                if run.remaining() < 120 and not run.rehearse:
-                    run.leave_out(f"sweep: {backend} {dtype} at {steps} x {neurons}: out of time")
-                    continue
-                key = (backend, dtype, steps > 64, neurons)
-                if key not in unequal:
-                    unequal[key] = differs(run, backend, min(steps, 130), neurons, dtype)
-                if unequal[key]:
-                    run.leave_out(
-                        f"sweep: {backend} {dtype} at {steps} x {neurons}: {unequal[key]}"
-                    )
-                    continue
-                forward, backward = kernel_calls(run, backend, steps, neurons, dtype)
-                e, n = dtype.itemsize, steps * neurons
-                extra = 4 * ((steps - 1) // load(backend).CHECKPOINT_EVERY) / steps
-                row = {"backend": backend, "dtype": str(dtype)[6:], "T": steps, "N": neurons}
-                for name, calls, floor in (("fwd", forward, 2 * e), ("bwd", backward, 3 * e)):
-                    ms = run.milliseconds(calls)
-                    row[f"{name}_us"] = ms * 1e3
-                    row[f"{name}_gb_s"] = (floor + extra) * n / ms / 1e6
-                    row[f"{name}_of_copy"] = row[f"{name}_gb_s"] / ceiling
-                rows.append(row)
-    return rows
+def sweep(run: Run, backend: str, ceiling: float) -> Iterator[dict]:
+    """Forward and backward of a backend, large sizes first."""
+    unequal = lru_cache(partial(differs, run, backend))
+
+    def measure(steps: int, neurons: int, dtype: torch.dtype) -> dict:
+        why = unequal(130 if steps > 64 else min(steps, 40), neurons, dtype)
+        if why:
+            raise AssertionError(why)
+        forward, backward = kernel_calls(run, backend, steps, neurons, dtype)
+        e, n = dtype.itemsize, steps * neurons
+        extra = 4 * ((steps - 1) // load(backend).CHECKPOINT_EVERY) / steps
+        row = {"backend": backend, "dtype": str(dtype)[6:], "T": steps, "N": neurons}
+        for name, calls, floor in (("fwd", forward, 2 * e), ("bwd", backward, 3 * e)):
+            ms = run.milliseconds(calls)
+            row[f"{name}_us"] = ms * 1e3
+            row[f"{name}_gb_s"] = (floor + extra) * n / ms / 1e6
+            row[f"{name}_of_copy"] = row[f"{name}_gb_s"] / ceiling if ceiling else None
+        return row
+
+    pairs = sorted(run.sizes(itertools.product(STEPS, NEURONS)), key=lambda p: -p[1])
+    for (steps, neurons), dtype in itertools.product(pairs, (torch.float32, torch.bfloat16)):
+        what = f"sweep: {backend} {dtype} at {steps} x {neurons}"
+        yield from run.attempt(what, partial(measure, steps, neurons, dtype))
 
 
-def baselines(run: Run) -> list[dict]:
-    """Forward + backward as a user calls it: ours, the loop, torch.compile of it, the peers."""
-    rows = []
+def baselines(run: Run) -> Iterator[dict]:
+    """Forward + backward as a user calls it: ours, the loop, the peers, torch.compile of the loop.
+
+    The last takes as long as the compiler likes: it comes last.
+    """
     there, missing = peers.installed(DECAY)
     for name, why in missing.items():
         run.leave_out(f"{name}: {why}")
-    for steps, neurons in run.sizes(BASELINES):
-        for dtype in (torch.float32, torch.bfloat16):
-            runs = {
-                name: (lambda x, b=name: snnkernels.lif(x, decay=DECAY, backend=b)[0])
-                for name in (*run.backends, "torch")
-            }
-            if (steps, neurons) in run.sizes(COMPILED) and dtype == torch.float32:
-                runs["torch.compile"] = torch.compile(runs["torch"])
-            runs |= there
-            x, ds = run.tensors(2, steps, neurons, dtype)
-            for name, function in runs.items():
-                if run.remaining() < 45 and not run.rehearse:
-                    run.leave_out(f"baseline {name} {dtype} at {steps} x {neurons}: out of time")
-                    continue
+    functions = {
+        name: (lambda x, b=name: snnkernels.lif(x, decay=DECAY, backend=b)[0])
+        for name in (*run.backends, "torch")
+    }
+    compiled = torch.compile(functions["torch"])
+    functions |= there
 
-                def both(function=function, x=x, ds=ds):
-                    leaf = x.detach().requires_grad_()
-                    s = function(leaf)
-                    torch.autograd.grad(s, leaf, ds.to(s.dtype))
+    def measure(name: str, function, steps: int, neurons: int, dtype: torch.dtype) -> dict:
+        x, ds = run.tensors(2, steps, neurons, dtype)
 
-                try:
-                    ms = run.timed(both, least=3)
-                except Exception as error:  # a peer of another version: say so and go on
-                    run.leave_out(f"baseline {name} {dtype} at {steps} x {neurons}: {error!r}")
-                    continue
-                row = {"who": name, "dtype": str(dtype)[6:], "T": steps, "N": neurons}
-                rows.append(row | {"both_ms": ms})
-    return rows
+        def both() -> None:
+            leaf = x.detach().requires_grad_()
+            s = function(leaf)
+            torch.autograd.grad(s, leaf, ds.to(s.dtype))
+
+        row = {"who": name, "dtype": str(dtype)[6:], "T": steps, "N": neurons}
+        return row | {"both_ms": run.timed(both, least=3)}
+
+    dtypes = (torch.float32, torch.bfloat16)
+    cases = [
+        (*function, *size, dtype)
+        for size, dtype in itertools.product(run.sizes(BASELINES), dtypes)
+        for function in functions.items()
+    ]
+    cases += [("torch.compile", compiled, *size, dtypes[0]) for size in run.sizes(COMPILED)]
+    for case in cases:
+        name, _, steps, neurons, dtype = case
+        what = f"baseline {name} {dtype} at {steps} x {neurons}"
+        yield from run.attempt(what, partial(measure, *case))
 
 
-def filters(run: Run) -> list[dict]:
+def filters(run: Run) -> Iterator[dict]:
     """Forward + backward of a second-order filter, alone and as the synapse of a neuron."""
     coefficients = synapses.dual_exponential(8.0, 2.0)
     functions = {
@@ -160,51 +162,49 @@ def filters(run: Run) -> list[dict]:
             x, decay=DECAY, synapse=coefficients, backend=b
         )[0],
     }
-    rows = []
-    for steps, neurons in run.sizes(FILTERS):
+
+    def measure(function, backend: str, steps: int, neurons: int) -> float:
         x, dy = run.tensors(2, steps, neurons, torch.float32)
-        for backend in (*run.backends, "torch"):
-            if backend == "torch" and steps > 1000:
-                run.leave_out(f"filters: backend torch at {steps} steps takes too long")
-                continue
-            row = {"backend": backend, "T": steps, "N": neurons}
-            for name, function in functions.items():
-                row[f"{name}, ms"] = None
-                if run.remaining() < 45 and not run.rehearse:
-                    run.leave_out(f"filters: {name} {backend} at {steps} x {neurons}: out of time")
-                    continue
 
-                def both(function=function, backend=backend, x=x, dy=dy):
-                    leaf = x.detach().requires_grad_()
-                    torch.autograd.grad(function(leaf, backend), leaf, dy)
+        def both() -> None:
+            leaf = x.detach().requires_grad_()
+            torch.autograd.grad(function(leaf, backend), leaf, dy)
 
-                row[f"{name}, ms"] = run.timed(both, least=3)
-            rows.append(row)
-    return rows
+        return run.timed(both, least=3)
+
+    for (steps, neurons), backend in itertools.product(
+        run.sizes(FILTERS), (*run.backends, "torch")
+    ):
+        if backend == "torch" and steps > 1000:
+            run.leave_out(f"filters: backend torch at {steps} steps takes too long")
+            continue
+        row = {"backend": backend, "T": steps, "N": neurons}
+        for name, function in functions.items():
+            what = f"filters: {name}, {backend} at {steps} x {neurons}"
+            work = partial(measure, function, backend, steps, neurons)
+            row[f"{name}, ms"] = next(run.attempt(what, work), None)
+        yield row
 
 
-def convolutions(run: Run) -> list[dict]:
+def convolutions(run: Run) -> Iterator[dict]:
     """What cuDNN reaches on 3 x 3 convolutions of the papers' widths, in bf16, channels_last."""
-    rows = []
     batch, size = (2, 8) if run.rehearse else (2048, 32)
-    for channels in (32, 64, 128):
+
+    def measure(channels: int) -> dict:
         conv = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(
             run.device, torch.bfloat16, memory_format=torch.channels_last
         )
         x = torch.randn(batch, channels, size, size, device=run.device, dtype=torch.bfloat16)
         x = x.to(memory_format=torch.channels_last).requires_grad_()
-        y = conv(x)
-        dy = torch.randn_like(y)
+        dy = torch.randn_like(conv(x))
         operations = 2 * 9 * channels * channels * batch * size * size
-        forward = run.timed(lambda conv=conv, x=x: conv(x))
-        both = run.timed(
-            lambda conv=conv, x=x, dy=dy: torch.autograd.grad(conv(x), (x, conv.weight), dy)
-        )
-        rows.append(
-            {
-                "channels": channels,
-                "fwd_tflop_s": operations / forward / 1e9,
-                "fwd_bwd_tflop_s": 3 * operations / both / 1e9,
-            }
-        )
-    return rows
+        forward = run.timed(lambda: conv(x))
+        both = run.timed(lambda: torch.autograd.grad(conv(x), (x, conv.weight), dy))
+        return {
+            "channels": channels,
+            "fwd_tflop_s": operations / forward / 1e9,
+            "fwd_bwd_tflop_s": 3 * operations / both / 1e9,
+        }
+
+    for channels in (32, 64, 128):
+        yield from run.attempt(f"convolution of {channels} channels", partial(measure, channels))

@@ -1,10 +1,17 @@
-"""The device, the sizes, the time that is left and the clock of a GPU run (``gpu.py``)."""
+"""The device, sizes, clock and processes of a GPU run (``gpu.py``)."""
 
 from __future__ import annotations
 
+import os
+import signal
 import statistics
+import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +19,66 @@ from torch import Tensor
 from snnkernels.backends import why_unavailable
 
 MOST = 1 << 28  # neuron-steps of one measurement
+LEFT_OUT = "LEFT OUT: "
+_Found = TypeVar("_Found")
+
+
+class Job:
+    """A process and all that it starts, over in time: then it is interrupted, at last killed.
+
+    Args:
+        command: what runs.
+        seconds: from now on.
+        log: takes its output; None: `lines` gives it.
+        cwd: where it runs.
+        more: environment variables beside those of this process.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        seconds: float,
+        log: Path | None = None,
+        cwd: Path | None = None,
+        more: dict[str, str] | None = None,
+    ):
+        self.log, self._late = log, False
+        with open(log or os.devnull, "w") as file:
+            self._process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=os.environ | (more or {}),
+                stdout=file if log else subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        self._timer = threading.Timer(max(seconds, 0), self._stop)
+        self._timer.start()
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def _stop(self) -> None:
+        self._late = True
+        self._signal(signal.SIGINT)  # pytest and the sanitizer then say what they have found
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        self._signal(signal.SIGKILL)
+
+    def lines(self) -> Iterator[str]:
+        """Its output as it comes, where there is no log."""
+        return (line.rstrip("\n") for line in self._process.stdout)
+
+    def wait(self) -> int | str:
+        """Its exit status, or "out of time"; nothing of it runs on."""
+        code = self._process.wait()
+        self._timer.cancel()
+        self._timer.join()
+        self._signal(signal.SIGKILL)
+        return "out of time" if self._late else code
 
 
 class Run:
@@ -32,8 +99,20 @@ class Run:
                 self.backends.append(name)
 
     def leave_out(self, what: str) -> None:
-        print(f"LEFT OUT: {what}", flush=True)
+        print(LEFT_OUT + what, flush=True)
         self.left_out.append(what)
+
+    def attempt(self, what: str, work: Callable[[], _Found]) -> Iterator[_Found]:
+        """What ``work`` gives; where it fails or no time is left, nothing, and that is said."""
+        if self.remaining() < 0 and not self.rehearse:
+            self.leave_out(f"{what}: out of time")
+            return
+        try:
+            found = work()
+        except Exception as error:  # must not cost the measurements that follow
+            self.leave_out(f"{what}: {error!r}".replace("\n", " "))
+            return
+        yield found
 
     def remaining(self) -> float:
         return self.end - time.monotonic()
@@ -52,6 +131,7 @@ class Run:
                 call()
             return (time.perf_counter() - start) * 1e3 / len(calls)
         stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())  # which fills the buffers
         with torch.cuda.stream(stream):
             for call in calls:
                 call()

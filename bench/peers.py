@@ -63,6 +63,6 @@ def installed(decay: float) -> tuple[dict[str, Run], dict[str, str]]:
     for name, build in PEERS.items():
         try:
             there[name] = build(decay)
-        except ImportError as error:
+        except Exception as error:  # not installed, or of a version that does not load here
             missing[name] = str(error)
     return there, missing

@@ -36,10 +36,15 @@ class Target(NamedTuple):
         """Triton's interpreter: thousands of times slower, for small inputs only."""
         return self.backend == "triton" and self.device == "cpu"
 
+    @property
+    def specialises(self) -> bool:
+        """Triton: each combination of options is a kernel that takes seconds to compile."""
+        return self.backend == "triton"
+
     def some(self, cases: Iterable, turn: int) -> list:
-        """The cases to run: all of them, but of the interpreter's one, by turns."""
+        """The cases to run: all of them, but of Triton's one, by turns."""
         cases = [*cases]
-        return [cases[turn % len(cases)]] if self.interpreted else cases
+        return [cases[turn % len(cases)]] if self.specialises else cases
 
     def param(self, *values, id: str = "") -> object:
         """A pytest parameter that ends with this target, marked where it needs a GPU."""

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-pytest.importorskip("lightning")
+pytest.importorskip("snnkernels.training", reason="needs snnkernels[train]")
 
 from snnkernels.__main__ import main  # noqa: E402
 from snnkernels.associative import (  # noqa: E402

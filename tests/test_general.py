@@ -32,7 +32,7 @@ PARTS = (
 )
 
 
-@pytest.fixture(params=[*KERNELS, ON_HOST], ids=str)
+@pytest.fixture(params=[t.param() for t in (*KERNELS, ON_HOST)])
 def kernel(request):
     if request.param is ON_HOST:
         request.getfixturevalue("emulator")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import snnkernels
-from snnkernels.backends import load, why_unavailable
+from snnkernels.backends import cuda, cuda_jit, load, why_unavailable
 from snnkernels.models.bntt import _kernels as kernels_of_bntt
 from tests import test_bntt as bntt
 from tests.cases import DTYPES, NEURONS, Shape, make_inputs
@@ -51,6 +51,18 @@ def test_large_inputs_equal_eager_pytorch(backend, sizes, dtype):
     got, want = (forward_and_backward(x, ds, b) for b in (backend, "torch"))
     for name, a, b in zip(("s", "v", "dx"), got, want, strict=True):
         assert_same(a.detach(), b.detach(), name)
+
+
+def test_kernels_compiled_at_run_time_equal_eager_pytorch(monkeypatch, tmp_path):
+    if reason := why_unavailable("cuda", "cuda") or cuda_jit.why_unavailable():
+        pytest.skip(reason)
+    monkeypatch.setattr(cuda, "_way", lambda: ("run time", cuda_jit, ""))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for sizes in ((300, 4096), (20, 1 << 18)):
+        x, ds = inputs_on_gpu(*sizes)
+        got, want = (forward_and_backward(x, ds, b) for b in ("cuda", "torch"))
+        for name, a, b in zip(("s", "v", "dx"), got, want, strict=True):
+            assert_same(a.detach(), b.detach(), name)
 
 
 @pytest.mark.parametrize("name", NEURONS)

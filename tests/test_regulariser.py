@@ -21,7 +21,7 @@ REGULARISER = (0.3, -0.1)
 pytestmark = pytest.mark.usefixtures("nan_filled")
 
 
-@pytest.fixture(params=[*KERNELS, ON_HOST], ids=str)
+@pytest.fixture(params=[t.param() for t in (*KERNELS, ON_HOST)])
 def kernel(request):
     if request.param is ON_HOST:
         request.getfixturevalue("emulator")

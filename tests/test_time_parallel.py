@@ -15,7 +15,7 @@ from tests.test_iir import KERNELS, _poles, random_filter, run
 NAMES = ("f", "state", "dx", "dalpha", "dbeta", "dstate")
 
 
-@pytest.fixture(params=[*KERNELS, ON_HOST], ids=str)
+@pytest.fixture(params=[t.param() for t in (*KERNELS, ON_HOST)])
 def kernel(request):
     if request.param is ON_HOST:
         request.getfixturevalue("emulator")
