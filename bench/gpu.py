@@ -47,7 +47,7 @@ STEPS = {
     "copy": 30,
     "sweep cuda": 75,
     "sweep triton": 120,
-    "baselines": 75,
+    "baselines": 90,
     "filters": 60,
     "models": 90,
     "convolutions": 30,

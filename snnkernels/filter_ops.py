@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -314,12 +315,17 @@ def check_filter(
     for name, value, least in ((f"{prefix}alpha", alpha, 0), (f"{prefix}beta", beta, 1)):
         if not isinstance(value, Tensor):
             dtype = torch.promote_types(x.dtype, torch.float32)
+            copied = _copies_once(x)
             try:
-                value = torch.tensor(value, dtype=dtype, device=x.device)
+                value = torch.tensor(value, dtype=dtype, device="cpu" if copied else x.device)
             except (TypeError, ValueError) as error:
                 raise TypeError(
                     f"{name} must be a tensor or a sequence of numbers; got {value!r}"
                 ) from error
+            if copied:
+                check_values(name, value, value)
+                numbers = tuple(value.flatten().tolist())
+                value = _on_device(numbers, tuple(value.shape), dtype, x.device)
         check_values(name, value, x)
         shape = list(value.shape)
         lags = "Q + 1" if least else "P"
@@ -334,6 +340,18 @@ def check_filter(
             raise ValueError(f"{name} must be {allowed}; got shape {shape}")
         checked.append(value)
     return tuple(checked)
+
+
+def _copies_once(x: Tensor) -> bool:
+    """Not while a graph is traced, which has its own constants, nor for tensors without data."""
+    return x.device.type != "cpu" and type(x) is Tensor and not torch.compiler.is_compiling()
+
+
+@lru_cache(maxsize=256)
+def _on_device(values: tuple, shape: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Copied once: a copy waits for the device and cannot be part of a CUDA graph."""
+    with torch.inference_mode(False):  # or it could never be part of a backward pass
+        return torch.tensor(values, dtype=dtype, device=device).view(shape)
 
 
 def check_orders(prefix: str, alpha: Tensor, beta: Tensor, most: float, hint: str = "") -> None:

@@ -108,17 +108,29 @@ def test_a_graph_replays_a_call(backend, sizes):
         assert_same(a.detach(), b.detach(), name)
 
 
-@pytest.mark.parametrize("coefficients", ("number", "tensor"))
-def test_nothing_waits_for_the_device(backend, coefficients):
-    x, ds = inputs_on_gpu(20, 1 << 16)
-    decay = 0.9
-    if coefficients == "tensor":
-        decay = torch.tensor(0.9, device="cuda", requires_grad=True)
+WAITLESS = {
+    "number": lambda x, b: snnkernels.lif(x, decay=0.9, backend=b)[0],
+    "tensor": lambda x, b: snnkernels.lif(
+        x, decay=torch.full((), 0.9, device="cuda", requires_grad=True), backend=b
+    )[0],
+    "synapse": lambda x, b: snnkernels.lif(
+        x, reset="soft", synapse=([0.5, 0.2], [1.0, 0.1]), gain=0.7, backend=b
+    )[0],
+    "regulariser": lambda x, b: sum(
+        y.float().sum() for y in snnkernels.lif(x, regulariser=(0.1, 0.0), backend=b)[::2]
+    ),
+    "filter": lambda x, b: snnkernels.iir(x, [0.5, 0.2], [1.0, 0.1], backend=b)[0],
+}
+
+
+@pytest.mark.parametrize("name", WAITLESS)
+def test_nothing_waits_for_the_device(backend, name):
+    x, _ = inputs_on_gpu(20, 1 << 16)
     x.requires_grad_()
 
     def call():
-        s, state = snnkernels.lif(x, decay=decay, backend=backend)
-        torch.autograd.backward((s, state.v), (ds, torch.ones_like(state.v)))
+        out = WAITLESS[name](x, backend)
+        out.backward(torch.ones_like(out))
 
     call()
     torch.cuda.synchronize()

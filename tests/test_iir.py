@@ -11,6 +11,7 @@ import torch
 
 import snnkernels
 from snnkernels.backends import choose, max_order
+from snnkernels.filter_ops import check_filter
 from tests.compare import assert_parameter_grad_close, assert_same
 from tests.cuda_emulation import ON_HOST, emulator, emulator_library  # noqa: F401  (fixtures)
 from tests.targets import TARGETS
@@ -305,6 +306,18 @@ def test_errors_name_the_argument(changes, error, words):
     arguments = {"x": torch.zeros(4, 2, 3), "alpha": torch.zeros(1), "beta": torch.zeros(2)}
     with pytest.raises(error, match=words):
         snnkernels.iir(**{**arguments, **changes})
+
+
+def test_numbers_are_copied_to_a_device_once():
+    x = torch.zeros(4, 2, 3, device="meta")  # stands for a GPU
+    with torch.inference_mode():
+        first = check_filter("", [0.5, 0.25], [[1.0]] * 3, x)
+    for k, shape in enumerate(((2,), (3, 1))):
+        again = check_filter("", [0.5, 0.25], [[1.0]] * 3, x)[k]
+        assert again is first[k] and again.shape == shape and not again.is_inference()
+    assert check_filter("", [0.5, 0.25], [1.0], x.bfloat16())[0] is first[0]
+    with pytest.raises(ValueError, match="alpha must not be NaN"):
+        check_filter("", [float("nan")], [1.0], x)
 
 
 def test_a_second_derivative_is_an_error():
