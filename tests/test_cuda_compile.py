@@ -6,6 +6,7 @@ instruction counts to ``tests/data/cuda_instructions.json``.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -34,19 +35,44 @@ KERNELS = {
     FORWARD.format(BF16, 8, 4, "plain"): (4, 16, 32),
     FORWARD.format(F16, 8, 4, "plain"): (4, 16, 32),
     FORWARD.format(BF16, 2, 16, "plain"): (16, 4, 32),
+    FORWARD.format("float", 2, 16, "plain").replace("hard", "soft"): (16, 8, 32),
+    FORWARD.format("float", 1, 16, "plain").replace("hard", "none"): (16, 4, 16),
+    FORWARD.format(BF16, 4, 8, "plain").replace("hard", "soft"): (8, 8, 32),
+    FORWARD.format(BF16, 1, 16, "plain"): (16, 2, 16),
     FORWARD.format(BF16, 8, 4, "rare"): (4, 16, 32),
+    FORWARD.format("float", 4, 8, "rare").replace("hard", "soft"): (8, 16, 32),
+    FORWARD.format("float", 1, 16, "rare"): (16, 4, 16),
+    FORWARD.format(BF16, 1, 16, "rare"): (16, 2, 16),
     BACKWARD.format("float", "hard", "false", 4, 4, "plain"): (8, 16, 16),
+    BACKWARD.format(BF16, "soft", "false", 4, 4, "plain"): (8, 8, 16),
+    BACKWARD.format("float", "soft", "false", 2, 8, "plain"): (16, 8, 16),
+    BACKWARD.format(BF16, "hard", "false", 4, 8, "plain"): (16, 8, 32),
+    BACKWARD.format("float", "none", "false", 1, 16, "plain"): (32, 4, 16),
     BACKWARD.format("float", "hard", "false", 2, 16, "plain"): (32, 8, 32),
     BACKWARD.format("float", "soft", "true", 2, 16, "plain"): (32, 8, 32),
     BACKWARD.format(BF16, "hard", "true", 2, 16, "plain"): (32, 4, 32),
+    BACKWARD.format(BF16, "soft", "true", 1, 16, "plain"): (32, 2, 16),
     BACKWARD.format(BF16, "hard", "false", 1, 16, "rare"): (32, 2, 16),
+    BACKWARD.format("float", "hard", "true", 1, 16, "rare"): (32, 4, 16),
     FORWARD.format("float", 2, 8, "general").replace("hard", "trace"): (8, 8, 16),
+    FORWARD.format("float", 1, 8, "general"): (8, 4, 8),
+    FORWARD.format(BF16, 2, 8, "general").replace("hard", "soft"): (8, 4, 16),
+    FORWARD.format(BF16, 1, 8, "general"): (8, 2, 8),
     BACKWARD.format(BF16, "trace", "false", 1, 8, "general"): (16, 2, 8),
-    "snn::cuda::iir_fwd_kernel<float, 4, 2, 8>": (8, 8, 16),
-    f"snn::cuda::iir_bwd_kernel<{BF16}, 4, 1, 8, true>": (8, 2, 8),
+    BACKWARD.format("float", "hard", "false", 1, 8, "general"): (16, 4, 8),
     "snn::cuda::neuron_fwd_ring_kernel<float, snn::Reset::hard, 1, 16>": (0, 0, 16),
+    f"snn::cuda::neuron_fwd_ring_kernel<{BF16}, snn::Reset::soft, 2, 16>": (0, 0, 32),
+    "snn::cuda::neuron_bwd_ring_kernel<float, snn::Reset::soft, true, 1, 7>": (0, 0, 16),
     f"snn::cuda::neuron_bwd_ring_kernel<{BF16}, snn::Reset::hard, false, 2, 7>": (0, 0, 32),
 }
+for _io, _size in (("float", 4), (BF16, 2)):
+    for _order, _vec in itertools.product((2, 4), (1, 2)):
+        _filter = f"<{_io}, {_order}, {_vec}"
+        _steps = 16 // _vec
+        KERNELS[f"snn::cuda::iir_fwd_kernel{_filter}, {_steps}>"] = (_steps, _vec * _size, 16)
+        for _learn in ("false", "true")[: 3 - _vec]:
+            _name = f"snn::cuda::iir_bwd_kernel{_filter}, 8, {_learn}>"
+            KERNELS[_name] = (8, _vec * _size, 8 * _vec)
 
 
 @pytest.fixture(scope="session", params=ARCHITECTURES)
@@ -54,6 +80,17 @@ def compiled(request, tmp_path_factory):
     """The architecture and its kernels."""
     folder = tmp_path_factory.mktemp("cuda")
     return request.param, sass.compile_kernels(list(KERNELS), request.param, folder)
+
+
+def _shape(kernel: str) -> str:
+    """Without the reset; a half as the other."""
+    return re.sub(r"snn::Reset::\w+(, (true|false))?, ", "", kernel.replace(F16, BF16))
+
+
+@pytest.mark.skipif(cuda_aot._cuda is None, reason="NOT TESTED: the module _cuda was not built")
+def test_kernels_of_every_shape_are_looked_at():
+    built = {_shape(name) for name in cuda_aot._cuda.kernel_names() if "reduce" not in name}
+    assert built == {_shape(name) for name in KERNELS}
 
 
 @needs_nvcc
