@@ -31,7 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import gpu_kernels  # noqa: E402
 from common import machine, markdown, save  # noqa: E402
-from gpu_run import LEFT_OUT, Job, Run  # noqa: E402
+from gpu_run import LEFT_OUT, Job, Run, allotted  # noqa: E402
 
 import snnkernels  # noqa: E402
 from snnkernels import synapses  # noqa: E402
@@ -42,17 +42,17 @@ SANITIZED = ((40, 4097), (70, 4096), (4, 70_000), (20, 8192))
 GENERAL_AT = (4097, 70_000)
 ROW = "ROW "  # before each row that a step prints
 
-# What is timed, and the seconds that it may take.
+# What is done, and the seconds set aside for it; what one leaves is there for the next.
+CHECKS = {"checks": 150}
 STEPS = {
-    "copy": 30,
-    "sweep cuda": 75,
-    "sweep triton": 120,
-    "baselines": 90,
-    "filters": 60,
-    "models": 90,
-    "convolutions": 30,
+    "copy": 25,
+    "sweep cuda": 50,
+    "sweep triton": 90,
+    "baselines": 60,
+    "filters": 30,
+    "models": 60,
+    "convolutions": 25,
 }
-CHECKS = 170  # seconds
 
 
 class Results:
@@ -77,9 +77,8 @@ class Results:
         return text
 
 
-def check(run: Run, out: Path) -> dict[str, dict]:
+def check(run: Run, out: Path, seconds: float) -> dict[str, dict]:
     """``pytest -m gpu``, memcheck and racecheck side by side: nothing is timed meanwhile."""
-    seconds = min(CHECKS, 0.4 * run.remaining())
     jobs = {"pytest": Job(_pytest(run), seconds, out / "pytest.txt", ROOT)}
     command = [sys.executable, __file__, "--sanitized", *(["--rehearse"] * run.rehearse)]
     tool = shutil.which("compute-sanitizer") or shutil.which(
@@ -203,13 +202,14 @@ def main() -> int:
     results = Results(run, arguments.out)
     results.found["cuda_kernels"] = None if run.rehearse else load("cuda").way()
     results.save()
-    for step, most in {"checks": CHECKS, **STEPS}.items():
-        start = time.monotonic()
-        seconds = min(most * (1 + 2 * run.rehearse), run.remaining() - 10)  # few cores, then
+    ahead = CHECKS | STEPS
+    for step in [*ahead]:
+        start, seconds = time.monotonic(), allotted(run.remaining() - 10, *ahead.values())
+        del ahead[step]
         if seconds < 15:
             run.leave_out(f"{step}: out of time")
         elif step == "checks":
-            results.found[step] = check(run, arguments.out)
+            results.found[step] = check(run, arguments.out, seconds)
         elif step == "models":
             results.found[step] = run_models(run, arguments.out, seconds)
         else:

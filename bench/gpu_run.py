@@ -23,6 +23,11 @@ LEFT_OUT = "LEFT OUT: "
 _Found = TypeVar("_Found")
 
 
+def allotted(remaining: float, this: float, *later: float) -> float:
+    """Seconds for what comes first: all but the later shares, or its own where time is short."""
+    return max(remaining - sum(later), remaining * this / (this + sum(later)))
+
+
 class Job:
     """A process and all that it starts, over in time: then it is interrupted, at last killed.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu_run import LEFT_OUT, Job, Run
+from bench.gpu_run import LEFT_OUT, Job, Run, allotted
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,6 +54,12 @@ def test_lines_come_from_a_job_that_is_killed():
     job = Job([sys.executable, "-c", "print('a', flush=True); import time; time.sleep(600)"], 3)
     assert next(job.lines()) == "a"
     assert job.wait() == "out of time"
+
+
+def test_time_that_is_short_is_shared():
+    assert allotted(100, 20, 30, 10) == 60  # what the later ones do not need
+    assert allotted(30, 20, 30, 10) == 10
+    assert allotted(30, 20) == 30
 
 
 def test_a_failure_costs_one_row(run):
