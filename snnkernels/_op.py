@@ -24,8 +24,8 @@ def register(name: str, schema: str, run: Callable, buffers: Callable) -> None:
         buffers: the outputs, unfilled: what the op does under a tracer.
     """
     library.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
-    library.impl(name, run, "CPU")
-    library.impl(name, run, "CUDA")
+    for device in ("CPU", "CUDA", "MPS", "XPU"):  # the last two have no kernels, but BNTT runs
+        library.impl(name, run, device)
     torch.library.register_fake(f"snnkernels::{name}", buffers, lib=library)
 
 
