@@ -17,7 +17,7 @@ constexpr int64_t GROUP_BYTES = 1 << 18;  // of one thread's rows of one tensor
 SNN_HD Vec fused(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a.v, b.v, c.v);
-#elif defined(__FMA__)
+#elif defined(__AVX2__) && defined(__FMA__)
   return _mm256_fmadd_ps(a.v, b.v, c.v);
 #else
   return a * b + c;

@@ -258,9 +258,6 @@ class Report:
 
 def _compile(build: Build):
     import torch
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     from snnkernels.backends.triton.backward import neuron_bwd_kernel
     from snnkernels.backends.triton.forward import neuron_fwd_kernel
@@ -318,6 +315,26 @@ def _compile(build: Build):
         "BLOCK": launch.block,
         "U": launch.ahead,
     }
+    pointers = {name: POINTERS[build.dtype] for name in OF_X}
+    how = compiler_options(launch, nvidia and not forward)
+    return _binary(build.target, kernel, options, build.absent, pointers, how), launch
+
+
+def _binary(target: int | str, kernel, options: dict, absent, pointers: dict, how: dict):
+    """Compile a kernel.
+
+    Args:
+        target: a number for NVIDIA, else a name.
+        kernel: the jit function.
+        options: its compile-time arguments by name.
+        absent: names of pointers that are None.
+        pointers: types of those that are not to float32.
+        how: what the compiler is told.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
     signature, constants, attributes = {}, {}, {}
     for place, parameter in enumerate(kernel.params):
         name = parameter.name
@@ -325,25 +342,21 @@ def _compile(build: Build):
             signature[name], constants[(place,)] = "constexpr", options[name]
         elif parameter.annotation_type:
             signature[name] = parameter.annotation_type
-        elif name in build.absent:
+        elif name in absent:
             signature[name], constants[(place,)] = "constexpr", None
         else:
-            signature[name] = POINTERS[build.dtype if name in OF_X else "float32"]
+            signature[name] = pointers.get(name, POINTERS["float32"])
             attributes[(place,)] = [["tt.divisibility", 16]]
-    device = GPUTarget("cuda", build.target, 32) if nvidia else GPUTarget("hip", build.target, 64)
-    binary = triton.compile(
+    nvidia = not isinstance(target, str)
+    return triton.compile(
         ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes),
-        target=device,
-        options=compiler_options(launch, nvidia and not forward),
+        target=GPUTarget("cuda" if nvidia else "hip", target, 32 if nvidia else 64),
+        options=how,
     )
-    return binary, launch
 
 
 def _compile_bntt(build: BnttBuild):
     import torch
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     from snnkernels.backends.triton import bntt
     from snnkernels.backends.triton.launches import Launch
@@ -353,29 +366,11 @@ def _compile_bntt(build: BnttBuild):
     align = align if build.channels % align == 0 else 1
     plan = bntt.cut(50, 1 << 14, build.channels, align)
     options = {"ALIGN": align, "ROWS": plan.rows, "COLUMNS": plan.columns, "AHEAD": bntt.AHEAD}
-    signature, constants, attributes = {}, {}, {}
-    for place, parameter in enumerate(kernel.params):
-        name = parameter.name
-        if name in options:
-            signature[name], constants[(place,)] = "constexpr", options[name]
-        elif parameter.annotation_type:
-            signature[name] = parameter.annotation_type
-        elif name == "mean" and build.keeps_output:
-            signature[name], constants[(place,)] = "constexpr", None
-        else:
-            of_x = name in ("x", "out", "dout", "kept", "dx")
-            pointer = POINTERS[build.dtype if of_x else "float32"]
-            signature[name] = "*fp64" if name == "sums" else pointer
-            attributes[(place,)] = [["tt.divisibility", 16]]
-    nvidia = not isinstance(build.target, str)
-    lanes = 32 if nvidia else 64
-    options = bntt.compiler_options(lanes)
-    binary = triton.compile(
-        ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes),
-        target=GPUTarget("cuda" if nvidia else "hip", build.target, lanes),
-        options=options,
-    )
-    return binary, Launch(plan.rows * plan.columns, options["num_warps"], bntt.AHEAD)
+    pointers = dict.fromkeys(("x", "out", "dout", "kept", "dx"), POINTERS[build.dtype])
+    absent = ("mean",) if build.keeps_output else ()
+    how = bntt.compiler_options(64 if isinstance(build.target, str) else 32)
+    binary = _binary(build.target, kernel, options, absent, pointers | {"sums": "*fp64"}, how)
+    return binary, Launch(plan.rows * plan.columns, how["num_warps"], bntt.AHEAD)
 
 
 def _loops(sass: str) -> list[list[str]]:
