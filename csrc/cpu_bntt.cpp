@@ -4,6 +4,8 @@
 //
 // Products are fused into sums where PyTorch's own batch norm does so on the same machine: its bits
 // are what the forward pass is asked for.
+#include <omp.h>
+
 #include "cpu_tile.h"
 
 namespace snn {
@@ -11,7 +13,8 @@ namespace SNN_ISA {
 namespace {
 
 constexpr size_t LARGE_BYTES = size_t(1) << 22;
-constexpr int64_t GROUP_BYTES = 1 << 18;  // of one thread's rows of one tensor
+constexpr int SUMS = 4;                   // over rows, at once
+constexpr int64_t GROUP_BYTES = 1 << 19;  // that one thread reads again
 
 // a * b + c, rounded once where the machine can.
 SNN_HD Vec fused(Vec a, Vec b, Vec c) {
@@ -51,21 +54,45 @@ SNN_HD void for_channels(int64_t C, Body body) {
   for (; c < C; ++c) body(c, 0.0f);
 }
 
-// sums[c] = sum over rows of x, or of (x - mean)^2 where there is a mean.
-void sum_rows(const float* x, const float* mean, int64_t rows, int64_t C, float* sums) {
-  for_channels(C, [&](int64_t c, auto sum) SNN_IN_PLACE {
-    auto a = sum, centre = sum;
-    if (mean) load(centre, mean + c);
-    for (int64_t r = 0; r < rows; ++r) {
-      load(a, x + r * C + c);
-      if (mean) {
-        const auto d = a - centre;
-        sum = fused(d, d, sum);
-      } else {
-        sum = sum + a;
+// One part of the rows of one step: its first value in that step, and where its sums lie.
+struct Part {
+  int64_t t, from, sums;
+};
+
+// N parts with as many rows. A sum over rows waits at every row for its last addition, so those of
+// several parts go on at once.
+template <int N>
+struct Parts {
+  Part at[N];
+  int64_t rows, C;
+};
+
+// sums[c] = sum over rows of x, or of (x - mean)^2 where there is a mean, in each of the parts.
+template <int N>
+void sum_rows(const Parts<N>& parts, const float* x, int64_t x_time, const float* mean,
+              float* sums) {
+  const int64_t C = parts.C;
+  for_channels(C, [&](int64_t c, auto zero) SNN_IN_PLACE {
+    decltype(zero) a, centre[N], sum[N];
+    const float* from[N];
+    for (int n = 0; n < N; ++n) {
+      const auto [t, first, to] = parts.at[n];
+      from[n] = x + t * x_time + first + c;
+      sum[n] = centre[n] = zero;
+      if (mean) load(centre[n], mean + t * C + c);
+    }
+    for (int64_t r = 0; r < parts.rows; ++r) {
+      for (int n = 0; n < N; ++n) {
+        load(a, from[n] + r * C);
+        if (mean) {
+          a = a - centre[n];
+          sum[n] = fused(a, a, sum[n]);
+        } else {
+          sum[n] = sum[n] + a;
+        }
       }
     }
-    store(sum, sums + c);
+    for (int n = 0; n < N; ++n) store(sum[n], sums + parts.at[n].sums + c);
   });
 }
 
@@ -83,20 +110,33 @@ void scale_rows(const float* x, const float* factor, const float* shift, int64_t
   });
 }
 
-// sums[c] = sum over rows of g, more[c] = sum over rows of g (kept - centre).
-void sum_gradient_rows(const float* g, const float* kept, const float* centre, int64_t rows,
-                       int64_t C, float* sums, float* more) {
-  for_channels(C, [&](int64_t c, auto sum) SNN_IN_PLACE {
-    auto a = sum, b = sum, mid = sum, along = sum;
-    if (centre) load(mid, centre + c);
-    for (int64_t r = 0; r < rows; ++r) {
-      load(a, g + r * C + c);
-      load(b, kept + r * C + c);
-      sum = sum + a;
-      along = fused(a, b - mid, along);
+// sums[c] = sum over rows of g, more[c] = sum over rows of g (kept - centre), in each of the parts.
+template <int N>
+void sum_gradient_rows(const Parts<N>& parts, const float* g, int64_t g_time, const float* kept,
+                       int64_t kept_time, const float* centre, float* sums, float* more) {
+  const int64_t C = parts.C;
+  for_channels(C, [&](int64_t c, auto zero) SNN_IN_PLACE {
+    decltype(zero) a, b, mid[N], sum[N], along[N];
+    const float *from_g[N], *from_kept[N];
+    for (int n = 0; n < N; ++n) {
+      const auto [t, first, to] = parts.at[n];
+      from_g[n] = g + t * g_time + first + c;
+      from_kept[n] = kept + t * kept_time + first + c;
+      mid[n] = sum[n] = along[n] = zero;
+      if (centre) load(mid[n], centre + t * C + c);
     }
-    store(sum, sums + c);
-    store(along, more + c);
+    for (int64_t r = 0; r < parts.rows; ++r) {
+      for (int n = 0; n < N; ++n) {
+        load(a, from_g[n] + r * C);
+        load(b, from_kept[n] + r * C);
+        sum[n] = sum[n] + a;
+        along[n] = fused(a, b - mid[n], along[n]);
+      }
+    }
+    for (int n = 0; n < N; ++n) {
+      store(sum[n], sums + parts.at[n].sums + c);
+      store(along[n], more + parts.at[n].sums + c);
+    }
   });
 }
 
@@ -125,35 +165,84 @@ SNN_HD double sum_of(const float* parts, int64_t count, int64_t C, int64_t c) {
   return sum;
 }
 
-// body(t, where the part begins in step t, its rows, where its sums lie), all parts of some steps.
-template <class Body>
-void for_parts(const Bntt& q, int64_t t0, int64_t t1, Body body) {
-  const int64_t count = q.parts();
-#pragma omp for schedule(static)
-  for (int64_t p = 0; p < count; ++p) {
-    const int64_t r0 = p * q.part_rows, r1 = smaller(q.rows, r0 + q.part_rows);
-    for (int64_t t = t0; t < t1; ++t) body(t, r0 * q.C, r1 - r0, (t * count + p) * q.C);
-  }
-}
+// Threads that work on the same steps, and one of them. Every thread is a team of its own where
+// there are steps for all of them: it then waits for no other.
+struct Team {
+  int64_t t0, t1;  // its steps
+  int64_t index, size;
 
-// body(t, c, index of both).
-template <class Body>
-void for_sums(const Bntt& q, int64_t t0, int64_t t1, Body body) {
-#pragma omp for schedule(static)
-  for (int64_t t = t0; t < t1; ++t) {
-    for (int64_t c = 0; c < q.C; ++c) body(t, c, t * q.C + c);
+  Team(int64_t T, int thread, int threads) {
+    const int64_t rounds = (T + threads - 1) / threads;
+    const bool alone = 4 * rounds * threads <= 5 * T;  // threads idle for a fifth of it at most
+    t0 = alone ? T * thread / threads : 0;
+    t1 = alone ? T * (thread + 1) / threads : T;
+    index = alone ? 0 : thread;
+    size = alone ? 1 : threads;
   }
-}
 
+  // body(first, end) with this thread's share of 0 to count; all of the team have then done theirs.
+  template <class Body>
+  void share(int64_t count, Body body) const {
+    body(count * index / size, count * (index + 1) / size);
+    if (size > 1) {
+#pragma omp barrier
+    }
+  }
+};
+
+// Some steps of a team.
+struct Group {
+  const Bntt& q;
+  const Team& team;
+  int64_t t0, t1;
+
+  // body(Parts) for all parts of these steps, N at a time where as many have the same rows.
+  template <int N, class Body>
+  void for_parts(Body body) const {
+    const int64_t count = q.parts(), rest = q.rows - (count - 1) * q.part_rows;
+    const auto rows = [&](int64_t k) { return k % count < count - 1 ? q.part_rows : rest; };
+    const auto part = [&](int64_t k) {
+      const int64_t t = t0 + k / count, p = k % count;
+      return Part{t, p * q.part_rows * q.C, (t * count + p) * q.C};
+    };
+    team.share((t1 - t0) * count, [&](int64_t k, int64_t end) {
+      while (k < end) {
+        Parts<N> many{{}, rows(k), q.C};
+        int n = 0;
+        for (; n < N && k + n < end && rows(k + n) == many.rows; ++n) many.at[n] = part(k + n);
+        if (n == N) {
+          body(many);
+        } else {
+          for (int i = 0; i < n; ++i) body(Parts<1>{{many.at[i]}, many.rows, q.C});
+        }
+        k += n;
+      }
+    });
+  }
+
+  // body(t, c, index of both) for all channels of these steps.
+  template <class Body>
+  void for_sums(Body body) const {
+    team.share((t1 - t0) * q.C, [&](int64_t k, int64_t end) {
+      for (k += t0 * q.C, end += t0 * q.C; k < end; ++k) body(k / q.C, k % q.C, k);
+    });
+  }
+};
+
+// body(Group) for all steps, as many at a time as fit the caches with this many tensors read.
 template <class Body>
-void for_groups(const Bntt& q, Body body) {
+void for_groups(const Bntt& q, int tensors, Body body) {
   constexpr int64_t SMALL = 1 << 15;  // values that are not worth a second thread
   const int64_t step = q.rows * q.C;
   const int threads = q.T * step <= SMALL ? 1 : q.threads;
-  const int64_t fit = GROUP_BYTES * threads / (step * sizeof(float) + 1), group = fit > 1 ? fit : 1;
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
-    for (int64_t t0 = 0; t0 < q.T; t0 += group) body(t0, smaller(q.T, t0 + group));
+    const Team team(q.T, omp_get_thread_num(), omp_get_num_threads());
+    const int64_t fit = GROUP_BYTES * team.size / (tensors * step * sizeof(float) + 1);
+    const int64_t group = fit > 1 ? fit : 1;
+    for (int64_t t = team.t0; t < team.t1; t += group) {
+      body(Group{q, team, t, smaller(team.t1, t + group)});
+    }
     fence_streams();
   }
 }
@@ -165,25 +254,25 @@ void bntt_forward(const BnttForward& a) {
   const int64_t count = q.parts(), C = q.C, step = q.rows * C;
   float *sums = q.scratch, *factor = sums + q.T * count * C, *shift = factor + q.T * C;
   const bool stream = streams(q, a.out);
-  for_groups(q, [&](int64_t t0, int64_t t1) {
-    for_parts(q, t0, t1, [&](int64_t t, int64_t from, int64_t rows, int64_t to) {
-      sum_rows(a.x + t * a.x_time + from, nullptr, rows, C, sums + to);
-    });
-    for_sums(q, t0, t1, [&](int64_t t, int64_t c, int64_t k) {
+  for_groups(q, 1, [&](const Group& group) {
+    const auto sum = [&](const float* mean) {
+      group.for_parts<SUMS>([&](const auto& parts) { sum_rows(parts, a.x, a.x_time, mean, sums); });
+    };
+    sum(nullptr);
+    group.for_sums([&](int64_t t, int64_t c, int64_t k) {
       a.mean[k] = static_cast<float>(sum_of(sums + t * count * C, count, C, c) / q.rows);
     });
-    for_parts(q, t0, t1, [&](int64_t t, int64_t from, int64_t rows, int64_t to) {
-      sum_rows(a.x + t * a.x_time + from, a.mean + t * C, rows, C, sums + to);
-    });
-    for_sums(q, t0, t1, [&](int64_t t, int64_t c, int64_t k) {
+    sum(a.mean);
+    group.for_sums([&](int64_t t, int64_t c, int64_t k) {
       const float squares = static_cast<float>(sum_of(sums + t * count * C, count, C, c));
       const float variance = squares / static_cast<float>(q.rows);
       a.rstd[k] = static_cast<float>(1 / __builtin_sqrt(variance + a.eps));
       factor[k] = a.rstd[k] * q.weight[k];
       shift[k] = -a.mean[k] * factor[k];
     });
-    for_parts(q, t0, t1, [&](int64_t t, int64_t from, int64_t rows, int64_t) {
-      scale_rows(a.x + t * a.x_time + from, factor + t * C, shift + t * C, rows, C,
+    group.for_parts<1>([&](const Parts<1>& parts) {
+      const auto [t, from, to] = parts.at[0];
+      scale_rows(a.x + t * a.x_time + from, factor + t * C, shift + t * C, parts.rows, C,
                  a.out + t * step + from, stream);
     });
   });
@@ -195,12 +284,11 @@ void bntt_backward(const BnttBackward& a) {
   float *sums = q.scratch, *more = sums + q.T * count * C;
   float *by = more + q.T * count * C, *along = by + q.T * C, *plus = along + q.T * C;
   const bool stream = streams(q, a.dx);
-  for_groups(q, [&](int64_t t0, int64_t t1) {
-    for_parts(q, t0, t1, [&](int64_t t, int64_t from, int64_t rows, int64_t to) {
-      sum_gradient_rows(a.dout + t * a.dout_time + from, a.kept + t * a.kept_time + from,
-                        a.mean ? a.mean + t * C : nullptr, rows, C, sums + to, more + to);
+  for_groups(q, 2, [&](const Group& group) {
+    group.for_parts<SUMS>([&](const auto& parts) {
+      sum_gradient_rows(parts, a.dout, a.dout_time, a.kept, a.kept_time, a.mean, sums, more);
     });
-    for_sums(q, t0, t1, [&](int64_t t, int64_t c, int64_t k) {
+    group.for_sums([&](int64_t t, int64_t c, int64_t k) {
       const double sum = sum_of(sums + t * count * C, count, C, c);
       // The normalised value is factor (kept - mean).
       const double factor = a.mean ? a.rstd[k] : 1.0 / q.weight[k];
@@ -211,10 +299,11 @@ void bntt_backward(const BnttBackward& a) {
       along[k] = static_cast<float>(-scale * factor * total / q.rows);
       plus[k] = static_cast<float>(-scale * sum / q.rows);
     });
-    for_parts(q, t0, t1, [&](int64_t t, int64_t from, int64_t rows, int64_t) {
+    group.for_parts<1>([&](const Parts<1>& parts) {
+      const auto [t, from, to] = parts.at[0];
       gradient_rows(a.dout + t * a.dout_time + from, a.kept + t * a.kept_time + from,
                     a.mean ? a.mean + t * C : nullptr, by + t * C, along + t * C, plus + t * C,
-                    rows, C, a.dx + t * step + from, stream);
+                    parts.rows, C, a.dx + t * step + from, stream);
     });
   });
 }

@@ -103,6 +103,7 @@ int main() {
       }
     }
     check({40, 1024, 32, 512, 0, 2, true});  // outputs past the caches, several groups of steps
+    check({4, 3000, 64, 1000, 0, 3, true});  // too few steps for a thread each: they share each one
     check({4, 50, 16, 25, -1, 2, false});
     ++runs;
   }
