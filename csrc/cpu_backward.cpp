@@ -13,8 +13,9 @@ SNN_HD bool whole_replay(const NeuronBackward& a) {
   return a.dcoefficients_per_neuron || a.dgain_per_neuron;
 }
 
-template <class IO, Reset R, bool RARE>
+template <class IO, Reset R, Way W>
 struct BackwardTile {
+  static constexpr bool GENERAL = W == Way::general, PLAIN = W == Way::plain;
   static constexpr int TILE = BACKWARD_TILE + LANES;
   const NeuronBackward& a;
   const Problem& q;
@@ -22,25 +23,25 @@ struct BackwardTile {
   const int n;
   static constexpr bool TRACE = R == Reset::trace;
   const int64_t m0 = o * q.I + i0, M = q.O * q.I;
-  const bool refractory = RARE && q.refractory > 0, recorded = RARE && a.dh.p;
-  const bool synapse = RARE && q.has_synapse, regularise = RARE && a.dpenalty;
-  const bool want_decay = RARE && a.ddecay_per_neuron;
-  const bool want_theta = RARE && a.dv_threshold_per_neuron;
-  const bool want_gain = RARE && a.dgain_per_neuron;
+  const bool refractory = GENERAL && q.refractory > 0, recorded = GENERAL && a.dh.p;
+  const bool synapse = has_synapse(q), regularise = GENERAL && a.dpenalty;
+  const bool want_decay = GENERAL && a.ddecay_per_neuron;
+  const bool want_theta = GENERAL && a.dv_threshold_per_neuron;
+  const bool want_gain = GENERAL && a.dgain_per_neuron;
   const bool want_trace_decay = TRACE && a.dtrace_decay_per_neuron;
-  const bool want_filter = RARE && a.dcoefficients_per_neuron;
+  const bool want_filter = !PLAIN && a.dcoefficients_per_neuron;
   const bool large = past_caches<IO>(q);
   const Vec v_reset_all{q.v_reset}, decay_all{q.decay.shared()}, theta_all{q.v_threshold.shared()};
-  alignas(64) float tape[MAX_K][TILE], wait_tape[RARE ? MAX_K : 1][TILE];
+  alignas(64) float tape[MAX_K][TILE], wait_tape[GENERAL ? MAX_K : 1][TILE];
   alignas(64) float trace_tape[TRACE ? MAX_K + 1 : 1][TILE], dtrace[TRACE ? TILE : 1];
-  alignas(64) float v[TILE], v_start[RARE ? TILE : 1], dv[TILE];
-  alignas(64) float slope[RARE ? TILE : 1];
+  alignas(64) float v[TILE], v_start[GENERAL ? TILE : 1], dv[TILE];
+  alignas(64) float slope[PLAIN ? 1 : TILE];
   InputRows<IO, TILE> x, ds;
-  InputRows<float, RARE ? TILE : 1> dh;
+  InputRows<float, GENERAL ? TILE : 1> dh;
   OutputRows<IO, TILE> dx;
-  Coefficients<RARE ? TILE : 1> per_channel;
+  Coefficients<GENERAL ? TILE : 1> per_channel;
   Sum<BACKWARD_TILE> ddecay, dtheta, dgain, dtrace_decay;
-  Pool<RARE ? BACKWARD_FLOATS : 1> pool;
+  Pool<PLAIN ? 1 : BACKWARD_FLOATS> pool;
   FilterReplay replay;
   FilterAdjoint filter_adjoint;
   TermSums filter_sums;
@@ -48,12 +49,17 @@ struct BackwardTile {
   BackwardTile(const NeuronBackward& call, int64_t outer, int64_t first, int count)
       : a(call), q(call.problem), o(outer), i0(first), n(count) {}
 
+  // Known to the compiler but in the general loop: in the plain one it costs a third of the speed.
+  SNN_HD static bool has_synapse(const Problem& q) {
+    return W == Way::synapse || (GENERAL && q.has_synapse);
+  }
+
   void run() {
     x.start(q.x, q, o, i0, n);
     ds.start(a.ds, q, o, i0, n);
     dx.start(a.dx, q, o, i0, n, large);
     load_row(dv, a.dv, m0, n);
-    if (RARE) per_channel.start(q, m0, n);
+    if (GENERAL) per_channel.start(q, m0, n);
     if (recorded) dh.start(a.dh, q, o, i0, n);
     if (want_decay) ddecay.start(n);
     if (want_theta) dtheta.start(n);
@@ -75,7 +81,7 @@ struct BackwardTile {
       if (want_decay) std::memcpy(v_start, v, n * sizeof(float));
       recompute(t0, t1);
       for (int64_t t = t1 - 1; t >= t0; --t) {
-        if (RARE) {
+        if (!PLAIN) {
           adjoint(t, static_cast<int>(t - t0), q.surrogate);
         } else {
           with_surrogate(q.surrogate,
@@ -104,21 +110,21 @@ struct BackwardTile {
     const Vec zero(0.0f), period(q.refractory), v_reset = v_reset_all, decay_1 = decay_all,
                                                 theta_1 = theta_all;
     const int width = n;
-    const bool has_wait = RARE && refractory, has_synapse = RARE && synapse;
+    const bool has_wait = GENERAL && refractory;
     for (int64_t t = t0; t < t1; ++t) {
       const int64_t k = t - t0;
       const IO *x_row = x.row(t), *x_next = x.ahead(smaller(t + AHEAD, t1 - 1));
       const float* trace_row = TRACE ? trace_tape[k] : nullptr;
       float* trace_next = TRACE ? trace_tape[k + 1] : nullptr;
-      float *tape_row = tape[k], *wait_row = RARE ? wait_tape[k] : nullptr;
-      float* wait_next = RARE && t + 1 < t1 ? wait_tape[k + 1] : nullptr;
+      float *tape_row = tape[k], *wait_row = GENERAL ? wait_tape[k] : nullptr;
+      float* wait_next = GENERAL && t + 1 < t1 ? wait_tape[k + 1] : nullptr;
       const auto neurons = [&](auto current) SNN_IN_PLACE {
         for (int j = 0; j < width; j += LANES) {
           prefetch(x_next + j);
-          const Vec decay = RARE ? per_channel.decay.at(j) : decay_1;
-          const Vec theta = RARE ? per_channel.theta.at(j) : theta_1;
+          const Vec decay = GENERAL ? per_channel.decay.at(j) : decay_1;
+          const Vec theta = GENERAL ? per_channel.theta.at(j) : theta_1;
           Vec i = current(j);
-          if (RARE) i = per_channel.gain.at(j) * i;
+          if (GENERAL) i = per_channel.gain.at(j) * i;
           Vec h = charge(decay, Vec::load(v + j), i);
           if (TRACE) h = inhibit(h, theta, Vec::load(trace_row + j));
           h.store(tape_row + j);
@@ -135,7 +141,7 @@ struct BackwardTile {
           reset<R>(h, fired, theta, v_reset).store(v + j);
         }
       };
-      if (!has_synapse) {
+      if (!has_synapse(q)) {
         neurons([&](int j) SNN_IN_PLACE { return widen(x_row + j); });
       } else if (!in_loop(replay.tile, [&](auto orders) {
                    const typename decltype(orders)::type step(replay.tile, replay.f_at(t),
@@ -154,25 +160,24 @@ struct BackwardTile {
         v_reset = v_reset_all, decay_1 = decay_all, theta_1 = theta_all;
     const int width = n;
     const bool carried = t + 1 < q.T || a.dv, detach = q.detach_reset, write = dx.base;
-    const bool has_wait = RARE && refractory, has_dh = RARE && recorded, past = dx.stream;
-    const bool sum_decay = RARE && want_decay, sum_theta = RARE && want_theta;
-    const bool sum_gain = RARE && want_gain, sum_trace_decay = want_trace_decay;
-    // RARE keeps the synapse's loops out of the plain neuron, which they made a third slower.
-    const bool has_synapse = RARE && synapse, trace_carried = t + 1 < q.T || a.dtrace;
-    const bool has_penalty = RARE && regularise;
+    const bool has_wait = GENERAL && refractory, has_dh = GENERAL && recorded, past = dx.stream;
+    const bool sum_decay = GENERAL && want_decay, sum_theta = GENERAL && want_theta;
+    const bool sum_gain = GENERAL && want_gain, sum_trace_decay = want_trace_decay;
+    const bool trace_carried = t + 1 < q.T || a.dtrace;
+    const bool has_penalty = GENERAL && regularise;
     const Vec tolerance(q.tolerance), shift(q.shift), dpenalty(has_penalty ? *a.dpenalty : 0.0f);
     const float* trace_row = TRACE ? trace_tape[k] : nullptr;
-    const IO* x_row = sum_gain && !has_synapse ? x.row(t) : nullptr;
-    const float* i_row = sum_gain && has_synapse ? replay.f_at(t)[0] : nullptr;
+    const IO* x_row = sum_gain && !has_synapse(q) ? x.row(t) : nullptr;
+    const float* i_row = sum_gain && has_synapse(q) ? replay.f_at(t)[0] : nullptr;
     const IO *ds_row = ds.row(t), *ds_next = ds.ahead(t < AHEAD ? 0 : t - AHEAD);
     const float* dh_row = has_dh ? dh.row(t) : nullptr;
-    const float *tape_row = tape[k], *wait_row = RARE ? wait_tape[k] : nullptr;
+    const float *tape_row = tape[k], *wait_row = GENERAL ? wait_tape[k] : nullptr;
     IO* dx_row = dx.row(t);
     // A row of its own: the surrogates' formulas are too much for the registers of the loop below.
-    if (RARE) {
+    if (!PLAIN) {
       with_surrogate(kind, [&](auto one) {
         for (int j = 0; j < width; j += LANES) {
-          const Vec u = Vec::load(tape_row + j) - per_channel.theta.at(j);
+          const Vec u = Vec::load(tape_row + j) - (GENERAL ? per_channel.theta.at(j) : theta_1);
           surrogate_grad(one.value, u, p, r).store(slope + j);
         }
       });
@@ -181,8 +186,8 @@ struct BackwardTile {
     const auto neurons = [&](auto send) SNN_IN_PLACE {
       for (int j = 0; j < width; j += LANES) {
         prefetch(ds_next + j);
-        const Vec decay = RARE ? per_channel.decay.at(j) : decay_1;
-        const Vec theta = RARE ? per_channel.theta.at(j) : theta_1;
+        const Vec decay = GENERAL ? per_channel.decay.at(j) : decay_1;
+        const Vec theta = GENERAL ? per_channel.theta.at(j) : theta_1;
         const Vec h = Vec::load(tape_row + j);
         Mask live = zero <= zero, fired = fire(h, theta);
         if (has_wait) {
@@ -190,7 +195,7 @@ struct BackwardTile {
           fired = fired & live;
         }
         const Vec v_before = sum_decay ? potential_before(k, j, theta) : zero;
-        const Vec f = RARE ? Vec::load(slope + j) : surrogate_grad(kind, h - theta, p, r);
+        const Vec f = PLAIN ? surrogate_grad(kind, h - theta, p, r) : Vec::load(slope + j);
         Vec ds_t = widen(ds_row + j), after = zero;
         if (TRACE) {
           after = Vec::load(dtrace + j);
@@ -213,8 +218,8 @@ struct BackwardTile {
           if (sum_trace_decay) dtrace_decay.add(j, trace.dtrace_decay);
         }
         Vec di = back.dx;
-        if (RARE) {
-          if (sum_gain) dgain.add(j, di * (has_synapse ? Vec::load(i_row + j) : widen(x_row + j)));
+        if (GENERAL) {
+          if (sum_gain) dgain.add(j, di * (i_row ? Vec::load(i_row + j) : widen(x_row + j)));
           di = di * per_channel.gain.at(j);
         }
         if (sum_decay) ddecay.add(j, back.ddecay);
@@ -222,7 +227,7 @@ struct BackwardTile {
         send(j, di);
       }
     };
-    if (!has_synapse) {
+    if (!has_synapse(q)) {
       neurons([&](int j, Vec di) SNN_IN_PLACE {
         if (write) put(dx_row + j, di, past);
       });
@@ -231,7 +236,7 @@ struct BackwardTile {
     }
     const bool done =
         write && filter_adjoint.inside(t) && in_loop(filter_adjoint.tile, [&](auto orders) {
-          filter_adjoint.next();
+          filter_adjoint.next(orders);
           const typename decltype(orders)::type step(filter_adjoint.tile, filter_adjoint.g,
                                                      nullptr);
           neurons([&](int j, Vec di) SNN_IN_PLACE { put(dx_row + j, step.backward(j, di), past); });
@@ -273,15 +278,14 @@ int backward_width(const NeuronBackward& a) {
 
 void neuron_backward(const NeuronBackward& a) {
   const Problem& q = a.problem;
-  const bool any_rare = rare_options(q) || a.dh.p || a.ddecay_per_neuron ||
-                        a.dv_threshold_per_neuron || a.dgain_per_neuron || a.dpenalty;
+  const bool more = a.dh.p || a.ddecay_per_neuron || a.dv_threshold_per_neuron ||
+                    a.dgain_per_neuron || a.dpenalty;
   with_dtype<bf16, f16>(q.dtype, [&](auto io) {
     using IO = typename decltype(io)::type;
     with_reset(q.reset, [&](auto reset) {
-      with_flag(any_rare, [&](auto rare) {
-        constexpr bool RARE = rare.value || reset.value == Reset::trace;
+      with_way<reset.value>(q, more, [&](auto way) {
         for_tiles(q, backward_width(a), [&](int64_t o, int64_t i0, int n) {
-          BackwardTile<IO, reset.value, RARE>(a, o, i0, n).run();
+          BackwardTile<IO, reset.value, way.value>(a, o, i0, n).run();
         });
       });
     });

@@ -121,13 +121,16 @@ FilterRow find_filter_row(int P, int Q) {
 // The coefficients of one tile, and the row function of any orders up to theirs.
 struct FilterTile {
   int P, Q, width;
-  bool spread_out;
+  bool spread_out, in_loop;
   const float *alpha[MAX_ORDER], *beta[MAX_ORDER + 1];
 
   static int rows(const Filter& a) { return a.count > 1 ? a.P + a.Q + 1 : 0; }
+  // Whether in_loop() below takes such a filter.
+  static bool has_loop(const Filter& a) { return a.count == 1 && a.P >= 1 && a.P <= 2 && a.Q <= 1; }
 
   template <class Rows>
   void start(const Filter& a, const Walk& q, int64_t m0, int n, Rows& pool) {
+    in_loop = has_loop(a);
     P = a.P, Q = a.Q, width = padded(n);
     spread_out = a.count > 1;
     const auto place = [&](const float* p) -> const float* {
@@ -170,26 +173,33 @@ struct InLoop {
     x_now = x[0];
     for (int q = 0; q < Q; ++q) x_before[q] = x[q + 1];
   }
+  // All loads come before the stores: rows may lie a multiple of 4 KB apart, and a load then waits
+  // for a store to the same place in its page.
   SNN_HD Vec forward(int j, Vec x) const {
-    if (Q > 0) x.store(x_now + j);
+    Vec lag[P], x_lag[Q + 1];
+    x_lag[0] = x;
+    for (int p = 0; p < P; ++p) lag[p] = Vec::load(before[p] + j);
+    for (int q = 0; q < Q; ++q) x_lag[q + 1] = Vec::load(x_before[q] + j);
     const Vec f = filter(
-        P, Q, [&](int q) { return beta[q]; },
-        [&](int q) { return q ? Vec::load(x_before[q - 1] + j) : x; },
-        [&](int p) { return alpha[p - 1]; }, [&](int p) { return Vec::load(before[p - 1] + j); });
+        P, Q, [&](int q) { return beta[q]; }, [&](int q) { return x_lag[q]; },
+        [&](int p) { return alpha[p - 1]; }, [&](int p) { return lag[p - 1]; });
+    if (Q > 0) x.store(x_now + j);
     f.store(now + j);
     return f;
   }
   // From the gradient on f[t] to that on x[t]; P and Q later steps must be there.
   SNN_HD Vec backward(int j, Vec df) const {
-    const auto later = [&](int k) { return Vec::load(before[k - 1] + j); };
+    Vec later[P + 1];
+    for (int p = 0; p < P; ++p) later[p + 1] = Vec::load(before[p] + j);
     const Vec one(1.0f);
-    const Vec g = filter(
+    later[0] = filter(
         P, 0, [&](int) { return one; }, [&](int) { return df; },
-        [&](int p) { return alpha[p - 1]; }, later);
-    g.store(now + j);
-    return filter(
-        0, Q, [&](int q) { return beta[q]; }, [&](int q) { return q ? later(q) : g; },
-        [&](int) { return one; }, later);
+        [&](int p) { return alpha[p - 1]; }, [&](int p) { return later[p]; });
+    const Vec dx = filter(
+        0, Q, [&](int q) { return beta[q]; }, [&](int q) { return later[q]; },
+        [&](int) { return one; }, [&](int) { return one; });
+    later[0].store(now + j);
+    return dx;
   }
 };
 
@@ -201,7 +211,7 @@ struct Orders {
 // f(Orders<P, Q>()) and true, where such a filter has an InLoop.
 template <class Function>
 SNN_HD bool in_loop(const FilterTile& tile, Function f) {
-  if (tile.spread_out || tile.P < 1 || tile.P > 2 || tile.Q > 1) return false;
+  if (!tile.in_loop) return false;
   if (tile.P == 1) {
     tile.Q ? f(Orders<1, 1>()) : f(Orders<1, 0>());
   } else {
@@ -233,6 +243,12 @@ struct FilterForward {
   void next() {
     advance(x, tile.Q + 1);
     advance(f, tile.P + 1);
+  }
+  // Constant counts spare a step of few neurons two calls of memmove.
+  template <int P, int Q>
+  void next(Orders<P, Q>) {
+    advance(x, Q + 1);
+    advance(f, P + 1);
   }
   template <class IO>
   const float* step(const IO* x_row, const IO* x_next) {

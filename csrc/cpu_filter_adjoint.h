@@ -91,6 +91,10 @@ struct FilterAdjoint {
   // Whether step t is one that neither meets the end of time nor the gradient on the final state.
   bool inside(int64_t t) const { return T - t >= history(); }
   void next() { advance(g, history()); }
+  template <int P, int Q>
+  void next(Orders<P, Q>) {
+    advance(g, P + 1);
+  }
   // g[t] = total gradient on f[t], from `incoming`, which the caller has filled.
   const float* step(int64_t t) {
     if (const float* from = arriving(T - 1 - t, 0, tile.P)) add_row(incoming, from, n);

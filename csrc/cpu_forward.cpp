@@ -5,34 +5,34 @@ namespace snn {
 namespace SNN_ISA {
 namespace {
 
-// RARE: any of per-channel coefficients, gain, refractory periods, trace, synapse, recorded h,
-// parameter gradients.
-template <class IO, Reset R, bool RARE>
+template <class IO, Reset R, Way W>
 void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
   constexpr int TILE = FORWARD_TILE + LANES;
+  constexpr bool GENERAL = W == Way::general;
   const Problem& q = a.problem;
   constexpr bool TRACE = R == Reset::trace;
   const int64_t m0 = o * q.I + i0, M = q.O * q.I;
-  const bool refractory = RARE && q.refractory > 0, record = RARE && a.h.p;
-  const bool synapse = RARE && q.has_synapse, regularise = RARE && q.regularise;
+  const bool refractory = GENERAL && q.refractory > 0, record = GENERAL && a.h.p;
+  const bool synapse = W == Way::synapse || (GENERAL && q.has_synapse);
+  const bool regularise = GENERAL && q.regularise;
   const bool large = past_caches<IO>(q);
   const Vec zero(0.0f), v_reset(q.v_reset), period(q.refractory), decay_all(q.decay.shared()),
       theta_all(q.v_threshold.shared()), tolerance(q.tolerance), shift(q.shift);
-  alignas(64) float v[TILE], wait[RARE ? TILE : 1], trace[TRACE ? TILE : 1];
-  Pool<RARE ? FORWARD_FLOATS : 1> pool;
+  alignas(64) float v[TILE], wait[GENERAL ? TILE : 1], trace[TRACE ? TILE : 1];
+  Pool<W == Way::plain ? 1 : FORWARD_FLOATS> pool;
   FilterForward filter;
   InputRows<IO, TILE> x;
   OutputRows<IO, TILE> s;
-  OutputRows<float, RARE ? TILE : 1> h;
-  Coefficients<RARE ? TILE : 1> per_channel;
-  Sum<RARE ? FORWARD_TILE : 0> penalties;
+  OutputRows<float, GENERAL ? TILE : 1> h;
+  Coefficients<GENERAL ? TILE : 1> per_channel;
+  Sum<GENERAL ? FORWARD_TILE : 0> penalties;
   x.start(q.x, q, o, i0, n);
   s.start(a.s, q, o, i0, n, large);
   load_row(v, q.v0, m0, n);
   if (refractory) load_row(wait, q.wait0, m0, n);
   if (TRACE) load_row(trace, q.trace0, m0, n);
   if (synapse) filter.start(q.synapse, q, m0, n, pool);
-  if (RARE) per_channel.start(q, m0, n);
+  if (GENERAL) per_channel.start(q, m0, n);
   if (record) h.start(a.h, q, o, i0, n, large);
   if (regularise) penalties.start(n);
 
@@ -52,10 +52,10 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
     const auto neurons = [&](auto current) SNN_IN_PLACE {
       for (int j = 0; j < n; j += LANES) {
         prefetch(x_next + j);
-        const Vec decay = RARE ? per_channel.decay.at(j) : decay_all;
-        const Vec theta = RARE ? per_channel.theta.at(j) : theta_all;
+        const Vec decay = GENERAL ? per_channel.decay.at(j) : decay_all;
+        const Vec theta = GENERAL ? per_channel.theta.at(j) : theta_all;
         Vec i = current(j);
-        if (RARE) i = per_channel.gain.at(j) * i;
+        if (GENERAL) i = per_channel.gain.at(j) * i;
         Vec h_t = charge(decay, Vec::load(v + j), i);
         if (TRACE) h_t = inhibit(h_t, theta, Vec::load(trace + j));
         Mask fired = fire(h_t, theta);
@@ -76,7 +76,7 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
     if (!synapse) {
       neurons([&](int j) SNN_IN_PLACE { return widen(x_row + j); });
     } else if (!in_loop(filter.tile, [&](auto orders) {
-                 filter.next();
+                 filter.next(orders);
                  const typename decltype(orders)::type step(filter.tile, filter.f, filter.x);
                  neurons([&](int j) SNN_IN_PLACE { return step.forward(j, widen(x_row + j)); });
                })) {
@@ -106,10 +106,9 @@ void neuron_forward(const NeuronForward& a) {
   with_dtype<bf16, f16>(q.dtype, [&](auto io) {
     using IO = typename decltype(io)::type;
     with_reset(q.reset, [&](auto reset) {
-      with_flag(rare_options(q) || a.h.p, [&](auto rare) {
-        constexpr bool RARE = rare.value || reset.value == Reset::trace;
+      with_way<reset.value>(q, a.h.p, [&](auto way) {
         for_tiles(q, forward_width(q), [&](int64_t o, int64_t i0, int n) {
-          forward_tile<IO, reset.value, RARE>(a, o, i0, n);
+          forward_tile<IO, reset.value, way.value>(a, o, i0, n);
         });
       });
     });

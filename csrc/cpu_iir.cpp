@@ -35,7 +35,7 @@ void forward_tile(const IirForward& a, int64_t o, int64_t i0, int n) {
       filter.save(a.checkpoints + (t / a.K - 1) * a.filter.P * M, false);
     const IO *x_row = x.row(t), *x_next = x.ahead(smaller(t + AHEAD, q.T - 1));
     const bool done = in_loop(filter.tile, [&](auto orders) {
-      filter.next();
+      filter.next(orders);
       const typename decltype(orders)::type step(filter.tile, filter.f, filter.x);
       IO* row = f.row(t);
       const bool past = f.stream;
@@ -79,7 +79,7 @@ void backward_tile(const IirBackward& a, int64_t o, int64_t i0, int n) {
       const IO *df_row = df.row(t), *df_next = df.ahead(t < AHEAD ? 0 : t - AHEAD);
       const bool done =
           dx.base && adjoint.inside(t) && in_loop(adjoint.tile, [&](auto orders) {
-            adjoint.next();
+            adjoint.next(orders);
             const typename decltype(orders)::type step(adjoint.tile, adjoint.g, nullptr);
             IO* row = dx.row(t);
             const bool past = dx.stream;

@@ -61,12 +61,22 @@ struct Sum {
   }
 };
 
-// What the plain loop leaves out, whichever way it runs.
-SNN_HD bool rare_options(const Problem& q) {
+// The time loops that are compiled: of the neuron alone, with a synapse that has an InLoop, and
+// with whatever a call may ask for, which costs up to twice the instructions.
+enum class Way { plain, synapse, general };
+
+// f(std::integral_constant<Way, ...>). needs_general: something beside the problem's options does.
+template <Reset R, class Function>
+SNN_HD void with_way(const Problem& q, bool needs_general, Function f) {
   const bool per_channel = q.decay.count > 1 || q.v_threshold.count > 1;
   const bool has_gain = q.gain.p || q.gain.value != 1.0f;
-  return per_channel || has_gain || q.refractory > 0 || q.has_synapse || q.regularise ||
-         q.reset == Reset::trace;
+  const bool general = needs_general || per_channel || has_gain || q.refractory > 0 ||
+                       q.regularise || (q.has_synapse && !FilterTile::has_loop(q.synapse));
+  if constexpr (R != Reset::trace) {
+    if (!general && q.has_synapse) return f(std::integral_constant<Way, Way::synapse>());
+    if (!general) return f(std::integral_constant<Way, Way::plain>());
+  }
+  return f(std::integral_constant<Way, Way::general>());
 }
 
 }  // namespace

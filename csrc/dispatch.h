@@ -62,10 +62,4 @@ void with_dtype(Dtype dtype, Function f) {
   }
 }
 
-// f(std::bool_constant<flag>)
-template <class Function>
-void with_flag(bool flag, Function f) {
-  return flag ? f(std::true_type()) : f(std::false_type());
-}
-
 }  // namespace snn
