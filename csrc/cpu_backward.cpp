@@ -68,8 +68,8 @@ struct BackwardTile {
     if (TRACE) load_row(dtrace, a.dtrace, m0, n);
     if (synapse) {
       replay.start(q.synapse, q, m0, n, whole_replay(a), pool);
-      filter_adjoint.start(q.synapse, q, m0, n, a.dsynapse, pool);
-      if (want_filter) filter_sums.start(q.synapse.P + q.synapse.Q + 1, padded(n), pool);
+      filter_adjoint.start(q.synapse, q, m0, n, a.dsynapse, want_filter ? MAX_K : 1, pool);
+      if (want_filter) filter_sums.start(replay.tile, pool);
     }
     for (int64_t c = (q.T - 1) / q.K; c >= 0; --c) {
       const int64_t t0 = c * q.K, t1 = smaller(q.T, t0 + q.K);
@@ -92,7 +92,9 @@ struct BackwardTile {
       if (want_theta) dtheta.end_chunk(n);
       if (want_gain) dgain.end_chunk(n);
       if (want_trace_decay) dtrace_decay.end_chunk(n);
-      if (want_filter) filter_sums.end_chunk();
+      if (want_filter)
+        filter_sums.add(replay.tile, filter_adjoint.g.now(), replay.f_at(t0), replay.x_at(t0),
+                        static_cast<int>(t1 - t0));
     }
     if (a.dv0) std::memcpy(a.dv0 + m0, dv, n * sizeof(float));
     if (want_decay) ddecay.finish(a.ddecay_per_neuron + m0, n);
@@ -236,8 +238,8 @@ struct BackwardTile {
     }
     const bool done =
         write && filter_adjoint.inside(t) && in_loop(filter_adjoint.tile, [&](auto orders) {
-          filter_adjoint.next(orders);
-          const typename decltype(orders)::type step(filter_adjoint.tile, filter_adjoint.g,
+          filter_adjoint.g.next();
+          const typename decltype(orders)::type step(filter_adjoint.tile, filter_adjoint.g.now(),
                                                      nullptr);
           neurons([&](int j, Vec di) SNN_IN_PLACE { put(dx_row + j, step.backward(j, di), past); });
           dx.finish(t, large);
@@ -247,11 +249,6 @@ struct BackwardTile {
       neurons([&](int j, Vec di) SNN_IN_PLACE { di.store(incoming + j); });
       filter_adjoint.step(t);
       if (write) write_row(dx, t, filter_adjoint.to_input(t), padded(n), large);
-    }
-    if (want_filter) {
-      const float* g = filter_adjoint.g[0];
-      filter_sums.add(0, g, replay.f_at(t) + 1, q.synapse.P);
-      filter_sums.add(q.synapse.P, g, replay.x_at(t), q.synapse.Q + 1);
     }
   }
 
@@ -269,8 +266,10 @@ int backward_width(const NeuronBackward& a) {
   const Problem& q = a.problem;
   // Rows of 4 KB, whatever the type: shorter ones meet too many pages, longer ones leave the cache.
   if (!q.has_synapse) return q.dtype == Dtype::float32 ? BACKWARD_TILE / 2 : BACKWARD_TILE;
-  const int rows = FilterReplay::rows(q.synapse, whole_replay(a)) + FilterAdjoint::rows(q.synapse) +
-                   (a.dcoefficients_per_neuron ? TermSums::rows(q.synapse.P + q.synapse.Q + 1) : 0);
+  const bool learn = a.dcoefficients_per_neuron;
+  const int rows = FilterReplay::rows(q.synapse, whole_replay(a)) +
+                   FilterAdjoint::rows(q.synapse, learn ? MAX_K : 1) +
+                   (learn ? TermSums::rows(q.synapse) : 0);
   return Pool<BACKWARD_FLOATS>::width(rows, SYNAPSE_TILE);
 }
 

@@ -34,12 +34,21 @@ struct Pool {
   }
 };
 
-// The oldest row becomes row[0], to be written.
-SNN_HD void advance(float** row, int count) {
-  float* newest = row[count - 1];
-  for (int k = count - 1; k > 0; --k) row[k] = row[k - 1];
-  row[0] = newest;
-}
+// The rows of the last steps; now()[k] is that of k steps ago.
+struct Ring {
+  float* row[2 * (MAX_ORDER + MAX_K)];  // all of them twice, so that any run of them lies in one
+  int count, at;
+
+  template <class Rows>
+  void start(int rows, int width, Rows& pool) {
+    count = rows, at = 0;
+    pool.take(row, width, count);
+    std::memcpy(row + count, row, count * sizeof(*row));
+  }
+  float* const* now() const { return row + at; }
+  // A step on: the oldest row is the one to be written, now()[0].
+  void next() { at = (at ? at : count) - 1; }
+};
 
 // next: a row that will be read soon.
 template <class IO>
@@ -183,7 +192,7 @@ struct InLoop {
     const Vec f = filter(
         P, Q, [&](int q) { return beta[q]; }, [&](int q) { return x_lag[q]; },
         [&](int p) { return alpha[p - 1]; }, [&](int p) { return lag[p - 1]; });
-    if (Q > 0) x.store(x_now + j);
+    x.store(x_now + j);
     f.store(now + j);
     return f;
   }
@@ -225,7 +234,7 @@ struct FilterForward {
   FilterTile tile;
   int n;
   int64_t m0, M;
-  float *x[MAX_ORDER + 1], *f[MAX_ORDER + 1];
+  Ring x, f;
 
   static int rows(const Filter& a) { return FilterTile::rows(a) + a.P + a.Q + 2; }
 
@@ -233,35 +242,30 @@ struct FilterForward {
   void start(const Filter& a, const Walk& q, int64_t first, int count, Rows& pool) {
     n = count, m0 = first, M = q.O * q.I;
     tile.start(a, q, m0, n, pool);
-    pool.take(f, tile.width, a.P + 1);
-    pool.take(x, tile.width, a.Q + 1);
-    for (int p = 0; p < a.P; ++p) load_row(f[p], lag(a.state0, p), m0, n);
-    for (int k = 0; k < a.Q; ++k) load_row(x[k], lag(a.state0, a.P + k), m0, n);
+    f.start(a.P + 1, tile.width, pool);
+    x.start(a.Q + 1, tile.width, pool);
+    for (int p = 0; p < a.P; ++p) load_row(f.now()[p], lag(a.state0, p), m0, n);
+    for (int k = 0; k < a.Q; ++k) load_row(x.now()[k], lag(a.state0, a.P + k), m0, n);
   }
   const float* lag(const float* state, int k) const { return state ? state + k * M : nullptr; }
 
   void next() {
-    advance(x, tile.Q + 1);
-    advance(f, tile.P + 1);
-  }
-  // Constant counts spare a step of few neurons two calls of memmove.
-  template <int P, int Q>
-  void next(Orders<P, Q>) {
-    advance(x, Q + 1);
-    advance(f, P + 1);
+    x.next();
+    f.next();
   }
   template <class IO>
   const float* step(const IO* x_row, const IO* x_next) {
     next();
-    widen_row(x[0], x_row, x_next, tile.width);
-    tile.run(tile.P, tile.Q, tile.beta, x, tile.alpha, f + 1, f[0]);
-    return f[0];
+    float *const *in = x.now(), *const *out = f.now();
+    widen_row(in[0], x_row, x_next, tile.width);
+    tile.run(tile.P, tile.Q, tile.beta, in, tile.alpha, out + 1, out[0]);
+    return out[0];
   }
   // The last outputs, and with `inputs` also the last inputs.
   void save(float* to, bool inputs) const {
-    for (int p = 0; p < tile.P; ++p) std::memcpy(to + p * M + m0, f[p], n * sizeof(float));
+    for (int p = 0; p < tile.P; ++p) std::memcpy(to + p * M + m0, f.now()[p], n * sizeof(float));
     for (int k = 0; inputs && k < tile.Q; ++k)
-      std::memcpy(to + (tile.P + k) * M + m0, x[k], n * sizeof(float));
+      std::memcpy(to + (tile.P + k) * M + m0, x.now()[k], n * sizeof(float));
   }
 };
 

@@ -56,8 +56,17 @@ struct FilterReplay {
   template <class Input>
   void run(int64_t from, int64_t to, const float* outputs, Input& input) {
     enter(from, to, outputs, input);
-    for (int64_t t = t0; t < t1; ++t)
-      step(t, input.row(t), input.ahead(smaller(t + AHEAD, t1 - 1)));
+    for (int64_t t = t0; t < t1; ++t) {
+      const auto *x_row = input.row(t), *x_next = input.ahead(smaller(t + AHEAD, t1 - 1));
+      const bool done = in_loop(tile, [&](auto orders) {
+        const typename decltype(orders)::type one(tile, f_at(t), x_at(t));
+        for (int j = 0; j < tile.width; j += LANES) {
+          prefetch(x_next + j);
+          one.forward(j, widen(x_row + j));
+        }
+      });
+      if (!done) step(t, x_row, x_next);
+    }
   }
 };
 
@@ -67,16 +76,20 @@ struct FilterAdjoint {
   const float* dstate;
   int n;
   int64_t m0, M, T;
-  float *g[MAX_ORDER + 1], *incoming, *dx, *ones;
+  Ring g;  // now()[k] is that of k steps later
+  float *incoming, *dx, *ones;
 
-  static int rows(const Filter& a) { return FilterTile::rows(a) + (a.P > a.Q ? a.P : a.Q) + 4; }
+  // chunk: of how many steps g is looked at together.
+  static int rows(const Filter& a, int chunk) {
+    return FilterTile::rows(a) + (a.P > a.Q ? a.P : a.Q) + 3 + chunk;
+  }
 
   template <class Rows>
   void start(const Filter& a, const Walk& q, int64_t first, int count, const float* gradient,
-             Rows& pool) {
+             int chunk, Rows& pool) {
     n = count, m0 = first, M = q.O * q.I, T = q.T, dstate = gradient;
     tile.start(a, q, m0, n, pool);
-    pool.take(g, tile.width, history());
+    g.start(history() - 1 + chunk, tile.width, pool);
     incoming = pool.take(tile.width);
     dx = pool.take(tile.width);
     ones = pool.take(tile.width);
@@ -90,18 +103,13 @@ struct FilterAdjoint {
   }
   // Whether step t is one that neither meets the end of time nor the gradient on the final state.
   bool inside(int64_t t) const { return T - t >= history(); }
-  void next() { advance(g, history()); }
-  template <int P, int Q>
-  void next(Orders<P, Q>) {
-    advance(g, P + 1);
-  }
   // g[t] = total gradient on f[t], from `incoming`, which the caller has filled.
   const float* step(int64_t t) {
     if (const float* from = arriving(T - 1 - t, 0, tile.P)) add_row(incoming, from, n);
-    next();
+    g.next();
     const int after = static_cast<int>(smaller<int64_t>(tile.P, T - 1 - t));
-    tile.run(after, 0, &ones, &incoming, tile.alpha, g + 1, g[0]);
-    return g[0];
+    tile.run(after, 0, &ones, &incoming, tile.alpha, g.now() + 1, g.now()[0]);
+    return g.now()[0];
   }
   const float* to_input(int64_t t) {
     return gather(tile.beta, smaller<int64_t>(tile.Q, T - 1 - t),
@@ -118,7 +126,7 @@ struct FilterAdjoint {
   const float* gather(const float* const* c, int64_t last, const float* first) {
     const float *factors[MAX_ORDER + 2], *rows[MAX_ORDER + 2];
     int count = 0;
-    for (; count <= last; ++count) factors[count] = c[count], rows[count] = g[count];
+    for (; count <= last; ++count) factors[count] = c[count], rows[count] = g.now()[count];
     if (first) {
       std::memcpy(incoming, first, n * sizeof(float));
       factors[count] = ones, rows[count++] = incoming;
@@ -137,37 +145,58 @@ struct FilterAdjoint {
   }
 };
 
-// Sums over time of g * row for many rows: float32 within a chunk, float64 over chunks.
+// Sums over time of g[t] f[t-p] and g[t] x[t-q], the gradients of the coefficients: float32 within
+// a chunk, from the last step to the first, float64 over chunks.
 struct TermSums {
-  int terms, width;
-  float* chunk;
+  int P, Q, width;
   double* total;
 
-  static int rows(int terms) { return 3 * terms; }
+  static int rows(const Filter& a) { return 2 * (a.P + a.Q + 1); }
 
   template <class Rows>
-  void start(int count, int row, Rows& pool) {
-    terms = count, width = row;
-    total = reinterpret_cast<double*>(pool.take(width, 2 * terms));
-    chunk = pool.take(width, terms);
-    fill(total, terms * width, 0.0);
-    fill(chunk, terms * width, 0.0f);
+  void start(const FilterTile& tile, Rows& pool) {
+    P = tile.P, Q = tile.Q, width = tile.width;
+    total = reinterpret_cast<double*>(pool.take(width, 2 * (P + Q + 1)));
+    fill(total, (P + Q + 1) * width, 0.0);
   }
-  void add(int first, const float* g, const float* const* rows, int count) {
-    for (int k = 0; k < count; ++k) {
-      float* to = chunk + (first + k) * width;
-      for (int j = 0; j < width; j += LANES)
-        (Vec::load(to + j) + Vec::load(g + j) * Vec::load(rows[k] + j)).store(to + j);
+  // A chunk: g[i] is that of its i-th step; f[p - i] and x[q - i] lie p and q steps before.
+  void add(const FilterTile& tile, float* const* g, float* const* f, float* const* x, int steps) {
+    const bool done = in_loop(tile, [&](auto orders) {
+      using Loop = typename decltype(orders)::type;
+      for (int j = 0; j < width; j += LANES) {
+        Vec sum[Loop::P + Loop::Q + 1];
+        for (Vec& one : sum) one = Vec(0.0f);
+        for (int i = steps - 1; i >= 0; --i) {
+          const Vec g_t = Vec::load(g[i] + j);
+          for (int p = 1; p <= Loop::P; ++p)
+            sum[p - 1] = sum[p - 1] + g_t * Vec::load(f[p - i] + j);
+          for (int q = 0; q <= Loop::Q; ++q)
+            sum[Loop::P + q] = sum[Loop::P + q] + g_t * Vec::load(x[q - i] + j);
+        }
+        for (int k = 0; k <= Loop::P + Loop::Q; ++k) add_up(k, j, sum[k]);
+      }
+    });
+    for (int k = 0; !done && k <= P + Q; ++k) {
+      float* const* row = k < P ? f + 1 + k : x + k - P;
+      for (int j = 0; j < width; j += LANES) {
+        Vec sum(0.0f);
+        for (int i = steps - 1; i >= 0; --i)
+          sum = sum + Vec::load(g[i] + j) * Vec::load(row[-i] + j);
+        add_up(k, j, sum);
+      }
     }
-  }
-  void end_chunk() {
-    for (int j = 0; j < terms * width; ++j) total[j] += chunk[j];
-    fill(chunk, terms * width, 0.0f);
   }
   void finish(float* to, int64_t M, int64_t m0, int n) const {
-    for (int k = 0; k < terms; ++k) {
+    for (int k = 0; k <= P + Q; ++k) {
       for (int j = 0; j < n; ++j) to[k * M + m0 + j] = static_cast<float>(total[k * width + j]);
     }
+  }
+
+ private:
+  SNN_HD void add_up(int k, int j, Vec sum) {
+    float values[LANES];
+    sum.store(values);
+    for (int i = 0; i < LANES; ++i) total[k * width + j + i] += values[i];
   }
 };
 

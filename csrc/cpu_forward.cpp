@@ -76,8 +76,9 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
     if (!synapse) {
       neurons([&](int j) SNN_IN_PLACE { return widen(x_row + j); });
     } else if (!in_loop(filter.tile, [&](auto orders) {
-                 filter.next(orders);
-                 const typename decltype(orders)::type step(filter.tile, filter.f, filter.x);
+                 filter.next();
+                 const typename decltype(orders)::type step(filter.tile, filter.f.now(),
+                                                            filter.x.now());
                  neurons([&](int j) SNN_IN_PLACE { return step.forward(j, widen(x_row + j)); });
                })) {
       const float* i_row = filter.step(x_row, x_next);

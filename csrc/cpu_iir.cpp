@@ -13,9 +13,8 @@ constexpr int FORWARD_FLOATS = 8192, BACKWARD_FLOATS = 1 << 16;
 
 int backward_rows(const IirBackward& a) {
   const Filter& q = a.filter;
-  return FilterAdjoint::rows(q) + (a.dcoefficients_per_neuron
-                                       ? FilterReplay::rows(q, true) + TermSums::rows(q.P + q.Q + 1)
-                                       : 0);
+  if (!a.dcoefficients_per_neuron) return FilterAdjoint::rows(q, 1);
+  return FilterAdjoint::rows(q, MAX_K) + FilterReplay::rows(q, true) + TermSums::rows(q);
 }
 
 template <class IO>
@@ -35,8 +34,8 @@ void forward_tile(const IirForward& a, int64_t o, int64_t i0, int n) {
       filter.save(a.checkpoints + (t / a.K - 1) * a.filter.P * M, false);
     const IO *x_row = x.row(t), *x_next = x.ahead(smaller(t + AHEAD, q.T - 1));
     const bool done = in_loop(filter.tile, [&](auto orders) {
-      filter.next(orders);
-      const typename decltype(orders)::type step(filter.tile, filter.f, filter.x);
+      filter.next();
+      const typename decltype(orders)::type step(filter.tile, filter.f.now(), filter.x.now());
       IO* row = f.row(t);
       const bool past = f.stream;
       for (int j = 0; j < n; j += LANES) {
@@ -55,7 +54,7 @@ void backward_tile(const IirBackward& a, int64_t o, int64_t i0, int n) {
   const Walk& q = a.walk;
   const int64_t m0 = o * q.I + i0, M = q.O * q.I;
   const bool large = past_caches<IO>(q);
-  const int P = a.filter.P, Q = a.filter.Q, width = padded(n);
+  const int P = a.filter.P, width = padded(n);
   const bool learn = a.dcoefficients_per_neuron;
   Pool<BACKWARD_FLOATS> pool;
   FilterAdjoint adjoint;
@@ -63,13 +62,13 @@ void backward_tile(const IirBackward& a, int64_t o, int64_t i0, int n) {
   TermSums sums;
   InputRows<IO, BACKWARD_TILE + LANES> x, df;
   OutputRows<IO, BACKWARD_TILE + LANES> dx;
-  adjoint.start(a.filter, q, m0, n, a.dstate, pool);
+  adjoint.start(a.filter, q, m0, n, a.dstate, learn ? MAX_K : 1, pool);
   df.start(a.df, q, o, i0, n);
   dx.start(a.dx, q, o, i0, n, large);
   if (learn) {
     replay.start(a.filter, q, m0, n, true, pool);
     x.start(a.x, q, o, i0, n);
-    sums.start(P + Q + 1, width, pool);
+    sums.start(replay.tile, pool);
   }
   const int64_t K = learn ? a.K : q.T;
   for (int64_t c = (q.T - 1) / K; c >= 0; --c) {
@@ -79,8 +78,8 @@ void backward_tile(const IirBackward& a, int64_t o, int64_t i0, int n) {
       const IO *df_row = df.row(t), *df_next = df.ahead(t < AHEAD ? 0 : t - AHEAD);
       const bool done =
           dx.base && adjoint.inside(t) && in_loop(adjoint.tile, [&](auto orders) {
-            adjoint.next(orders);
-            const typename decltype(orders)::type step(adjoint.tile, adjoint.g, nullptr);
+            adjoint.g.next();
+            const typename decltype(orders)::type step(adjoint.tile, adjoint.g.now(), nullptr);
             IO* row = dx.row(t);
             const bool past = dx.stream;
             for (int j = 0; j < n; j += LANES) {
@@ -93,14 +92,11 @@ void backward_tile(const IirBackward& a, int64_t o, int64_t i0, int n) {
         widen_row(adjoint.incoming, df_row, df_next, width);
         adjoint.step(t);
       }
-      if (learn) {
-        const float* g = adjoint.g[0];
-        sums.add(0, g, replay.f_at(t) + 1, P);
-        sums.add(P, g, replay.x_at(t), Q + 1);
-      }
       if (dx.base && !done) write_row(dx, t, adjoint.to_input(t), width, large);
     }
-    if (learn) sums.end_chunk();
+    if (learn)
+      sums.add(replay.tile, adjoint.g.now(), replay.f_at(t0), replay.x_at(t0),
+               static_cast<int>(t1 - t0));
   }
   if (a.dstate0) adjoint.finish(a.dstate0);
   if (learn) sums.finish(a.dcoefficients_per_neuron, M, m0, n);

@@ -128,7 +128,7 @@ def general_terms(
         s_all.append(s)
     outputs = {"s": torch.stack(s_all), "v": v, "trace": trace}
     outputs["synapse"] = torch.stack([*f, *inputs[:Q]])
-    names = [name for name in arriving if outputs[name] is not None]
+    names = [n for n in arriving if outputs[n] is not None and outputs[n].requires_grad]
     gradients = torch.autograd.grad(
         [outputs[name] for name in names], list(c.values()), [arriving[n].double() for n in names]
     )

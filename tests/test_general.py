@@ -31,6 +31,8 @@ PARTS = (
     ((0, 2), True, 0.6, 0, False),
 )
 
+ORDERS = ((1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (0, 1))
+
 
 @pytest.fixture(params=[t.param() for t in (*KERNELS, ON_HOST)])
 def kernel(request):
@@ -119,7 +121,7 @@ def test_equals_the_reference(kernel, parts, reset):
         check(kernel, x, want, arriving, surrogate=Triangle(width=2.0), **options)
 
 
-@pytest.mark.parametrize("orders", [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (0, 1)], ids=str)
+@pytest.mark.parametrize("orders", ORDERS, ids=str)
 def test_fixed_synapses(kernel, orders):
     """Without gradients of coefficients, of every order, with and without a final gradient."""
     cases = (
@@ -204,14 +206,15 @@ def test_fused_equals_filter_then_neuron(kernel):
 
 @pytest.mark.parametrize("per_channel", (False, True))
 @pytest.mark.parametrize("reset", ("hard", "trace"))
-def test_parameter_gradients(kernel, reset, per_channel):
+@pytest.mark.parametrize("orders", ORDERS, ids=str)
+def test_parameter_gradients(kernel, orders, reset, per_channel):
     """By the numeric contract, against float64 on the same spikes."""
-    x, want, arriving = make((70, 3, 5, 4), (2, 2), per_channel, 0.8, reset)
+    x, want, arriving = make((70, 3, 5, 4), orders, per_channel, 0.8, reset)
     options = {"reset": reset, "surrogate": Triangle(width=2.0)}
     out, got = run(x, want, arriving, kernel.backend, kernel.device, **options)
     _, eager = run(x, want, arriving, "torch", kernel.device, **options)
     terms = naive.general_terms(x, want, arriving, out["s"].cpu(), **options)
-    assert len(terms) == 3 + (reset == "trace") + 2 + 3
+    assert len(terms) == 3 + (reset == "trace") + sum(orders) + 1
     for name, each in terms.items():
         pair = [grads[name.partition("[")[0]].cpu() for grads in (got, eager)]
         if "[" in name:
