@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given, settings
 
 import snnkernels
 from snnkernels import Rectangle, State, Triangle, reference
@@ -74,10 +76,13 @@ def make(shape, orders, per_channel, gain, reset, dtype=torch.float32, with_stat
     return x, want, arriving
 
 
-def run(x, want, arriving, backend, device="cpu", **options):
-    """Outputs and gradients by name."""
+def run(x, want, arriving, backend, device="cpu", learned=None, **options):
+    """Outputs and gradients by name, of all arguments or of those learned."""
     leaves = {"x": x, **want}
-    leaves = {k: t.detach().to(device).requires_grad_() for k, t in leaves.items()}
+    leaves = {
+        k: t.detach().to(device).requires_grad_(learned is None or k in learned)
+        for k, t in leaves.items()
+    }
     call = {k: leaves[k] for k in ("decay", "v_threshold", "gain", "trace_decay") if k in leaves}
     if "alpha" in leaves:
         call["synapse"] = leaves["alpha"], leaves["beta"]
@@ -86,7 +91,8 @@ def run(x, want, arriving, backend, device="cpu", **options):
     outputs = {"s": s, **{k: p for k, p in after._asdict().items() if p is not None}}
     asked = {"h": options.get("record"), "penalty": options.get("regulariser")}
     outputs |= zip((name for name, value in asked.items() if value), more, strict=True)
-    used = [(outputs[k], g.to(device)) for k, g in arriving.items() if outputs[k].numel()]
+    used = [(outputs[k], g.to(device)) for k, g in arriving.items() if outputs[k].requires_grad]
+    leaves = {k: leaf for k, leaf in leaves.items() if leaf.requires_grad}
     grads = torch.autograd.grad(
         [o for o, _ in used],
         list(leaves.values()),
@@ -220,6 +226,54 @@ def test_parameter_gradients(kernel, orders, reset, per_channel):
         if "[" in name:
             pair = [g[..., int(name[-2])] for g in pair]
         assert_parameter_grad_close(*pair, each, name)
+
+
+@st.composite
+def _calls(draw):
+    """Keywords of `make`, names of the arguments that are learned, options of `lif`, a seed."""
+    shape = draw(st.sampled_from(((1, 3, 7), (16, 2, 5), (33, 1, 3, 20), (40, 2, 65))))
+    reset = draw(st.sampled_from(RESETS))
+    made = {
+        "shape": shape,
+        "orders": draw(st.sampled_from((None, *itertools.product(range(3), repeat=2)))),
+        "per_channel": draw(st.booleans()),
+        "gain": draw(st.sampled_from((None, 0.8))),
+        "reset": reset,
+        "dtype": draw(st.sampled_from(DTYPES)),
+        "with_state": draw(st.booleans()),
+    }
+    names = ("x", "v", "decay", "v_threshold", "gain", "trace_decay", "alpha", "beta", "synapse")
+    learned = {"x"} | draw(st.sets(st.sampled_from(names)))
+    options = {
+        "reset": reset,
+        "detach_reset": draw(st.booleans()),
+        "refractory": draw(st.sampled_from((0, 2))),
+        "record": draw(st.sampled_from((None, "h"))),
+    }
+    return made, learned, options, draw(st.integers(0, 999))
+
+
+def test_random_calls(kernel, nan_filled):
+    """Whichever coefficients are learned: outputs and dx bit for bit, coefficients closely."""
+
+    @settings(max_examples=10 if kernel.specialises else 200, deadline=None, derandomize=True)
+    @given(_calls())
+    def property_holds(call):
+        made, learned, options, seed = call
+        torch.manual_seed(seed)
+        case = make(**made)
+        options["surrogate"] = Triangle(width=2.0)
+        got, got_grads = run(*case, kernel.backend, kernel.device, learned, **options)
+        want, want_grads = run(*case, "torch", kernel.device, learned, **options)
+        for name in want:
+            assert_same(got[name], want[name], name, strides=False)
+        for name, gradient in want_grads.items():
+            if name in ("x", "v", "synapse", "trace"):
+                assert_same(got_grads[name], gradient, f"d{name}", strides=False)
+            else:
+                torch.testing.assert_close(got_grads[name], gradient, rtol=2e-3, atol=2e-2)
+
+    property_holds()
 
 
 @pytest.mark.parametrize("reset", RESETS)
