@@ -28,10 +28,35 @@ def backend(request):
     return request.param
 
 
-def forward_and_backward(x, ds, backend):
-    x = x.detach().requires_grad_()
+def plain(x, backend):
     s, state = snnkernels.lif(x, decay=0.9, backend=backend)
-    return s, state.v, torch.autograd.grad(s, x, ds)[0]
+    return s, state.v
+
+
+def general(x, backend):
+    ones = torch.ones(2, device=x.device)  # numbers would have to come from the host
+    s, state = snnkernels.lif(
+        x, reset="trace", trace_decay=0.6, synapse=(ones * 0.4, ones), gain=0.7, backend=backend
+    )
+    return s, state.v
+
+
+def filtered(x, backend):
+    ones = torch.ones(2, device=x.device)
+    f, state = snnkernels.iir(x, ones * 0.4, ones, sequential=True, backend=backend)
+    return f, state
+
+
+NAMES = ("out", "last", "dx")
+CALLS = {"plain": plain, "general": general, "filter": filtered}
+calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+def forward_and_backward(x, ds, backend, call=plain):
+    """Spikes (or the filter's output), last state and dx of one call."""
+    x = x.detach().requires_grad_()
+    out, last = call(x, backend)
+    return out, last, torch.autograd.grad(out, x, ds)[0]
 
 
 def inputs_on_gpu(steps, neurons, dtype=torch.float32, seed=0):
@@ -49,7 +74,7 @@ def inputs_on_gpu(steps, neurons, dtype=torch.float32, seed=0):
 def test_large_inputs_equal_eager_pytorch(backend, sizes, dtype):
     x, ds = inputs_on_gpu(*sizes, dtype)
     got, want = (forward_and_backward(x, ds, b) for b in (backend, "torch"))
-    for name, a, b in zip(("s", "v", "dx"), got, want, strict=True):
+    for name, a, b in zip(NAMES, got, want, strict=True):
         assert_same(a.detach(), b.detach(), name)
 
 
@@ -61,7 +86,7 @@ def test_kernels_compiled_at_run_time_equal_eager_pytorch(monkeypatch, tmp_path)
     for sizes in ((300, 4096), (20, 1 << 18)):
         x, ds = inputs_on_gpu(*sizes)
         got, want = (forward_and_backward(x, ds, b) for b in ("cuda", "torch"))
-        for name, a, b in zip(("s", "v", "dx"), got, want, strict=True):
+        for name, a, b in zip(NAMES, got, want, strict=True):
             assert_same(a.detach(), b.detach(), name)
 
 
@@ -73,38 +98,40 @@ def test_options_equal_eager_pytorch(backend, name):
         assert_matches(run(inputs, NEURONS[name], backend), want)
 
 
-def test_streams_do_not_meet(backend):
+@calls
+def test_streams_do_not_meet(backend, call):
     parts = [inputs_on_gpu(200, 8192, seed=k) for k in range(4)]
-    want = [forward_and_backward(*part, "torch") for part in parts]
+    want = [forward_and_backward(*part, "torch", call) for part in parts]
     streams = [torch.cuda.Stream() for _ in parts]
     torch.cuda.synchronize()
     got = []
     for stream, part in zip(streams, parts, strict=True):
         with torch.cuda.stream(stream):
-            got.append(forward_and_backward(*part, backend))
+            got.append(forward_and_backward(*part, backend, call))
     torch.cuda.synchronize()
     for ours, theirs in zip(got, want, strict=True):
-        for name, a, b in zip(("s", "v", "dx"), ours, theirs, strict=True):
+        for name, a, b in zip(NAMES, ours, theirs, strict=True):
             assert_same(a.detach(), b.detach(), name)
 
 
+@calls
 @pytest.mark.parametrize("sizes", [(128, 4096), (20, 1 << 18)])
-def test_a_graph_replays_a_call(backend, sizes):
+def test_a_graph_replays_a_call(backend, sizes, call):
     x, ds = inputs_on_gpu(*sizes)
     warm = torch.cuda.Stream()
     warm.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(warm):  # compiles what is compiled at run time
-        forward_and_backward(x, ds, backend)
+        forward_and_backward(x, ds, backend, call)
     torch.cuda.current_stream().wait_stream(warm)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        got = forward_and_backward(x, ds, backend)
+        got = forward_and_backward(x, ds, backend, call)
     fresh = inputs_on_gpu(*sizes, seed=1)
     x.copy_(fresh[0]), ds.copy_(fresh[1])
     graph.replay()
     torch.cuda.synchronize()
-    want = forward_and_backward(*fresh, "torch")
-    for name, a, b in zip(("s", "v", "dx"), got, want, strict=True):
+    want = forward_and_backward(*fresh, "torch", call)
+    for name, a, b in zip(NAMES, got, want, strict=True):
         assert_same(a.detach(), b.detach(), name)
 
 
@@ -174,5 +201,5 @@ def test_bntt_equals_float64_and_itself(shape, dtype):
 def test_a_second_device(backend):
     x, ds = (t.to("cuda:1") for t in inputs_on_gpu(40, 5000))
     got, want = (forward_and_backward(x, ds, b) for b in (backend, "torch"))
-    for name, a, b in zip(("s", "v", "dx"), got, want, strict=True):
+    for name, a, b in zip(NAMES, got, want, strict=True):
         assert_same(a.detach(), b.detach(), name)
