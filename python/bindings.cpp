@@ -6,6 +6,7 @@
 #include <optional>
 #include <tuple>
 
+#include "blocks.h"
 #include "snncore.h"
 
 namespace py = pybind11;
@@ -235,6 +236,11 @@ PYBIND11_MODULE(_core, m) {
         py::arg("threads"));
   m.def("available_isas", &snn::available_isas);
   m.def("use_isa", &snn::use_isa, py::arg("name").none(true));
-  m.def("advise_huge_pages",
-        [](Address p, size_t bytes) { snn::advise_huge_pages(at<void>(p), bytes); });
+  py::class_<snn::Block>(m, "Block", py::buffer_protocol())
+      .def(py::init<size_t>(), py::arg("bytes"))
+      .def_buffer([](const snn::Block& block) {
+        return py::buffer_info(static_cast<uint8_t*>(block.data()),
+                               static_cast<py::ssize_t>(block.bytes));
+      });
+  m.def("release_blocks", [] { return snn::Blocks::all().release(); });
 }

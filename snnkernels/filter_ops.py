@@ -20,6 +20,7 @@ from snnkernels._op import (
 )
 from snnkernels.backends import checkpoint_every, choose, load, max_order
 from snnkernels.layout import common_layout, empty_rows
+from snnkernels.memory import empty_like, empty_strided
 
 WANT_X, WANT_STATE, WANT_COEFFICIENTS = 1, 2, 4
 
@@ -33,7 +34,7 @@ def _orders(alpha: Tensor, beta: Tensor) -> tuple[int, int]:
 
 def _forward_buffers(x, state, alpha, beta, checkpoint_every, chunks, backend):
     P, Q = _orders(alpha, beta)
-    f = torch.empty_like(x)
+    f = empty_like(x)
     kept = (x.shape[0] - 1) // checkpoint_every if checkpoint_every else 0
     checkpoints = empty_rows(f, kept, P) if kept > 0 else nothing(x)
     if chunks and checkpoint_every:
@@ -79,7 +80,7 @@ def _backward_buffers(
     backend,
 ):
     P, Q = _orders(alpha, beta)
-    dx = df.new_empty_strided(df.shape, strides)
+    dx = empty_strided(df.shape, strides, df.dtype, df)
     learn = wanted & WANT_COEFFICIENTS
     return (
         dx if wanted & WANT_X else df.new_empty(0),
@@ -123,7 +124,7 @@ def _iir_backward(
         if dstate is not None and wanted & WANT_STATE:
             dstate0.copy_(dstate)
         return outputs
-    out = dx if wanted & WANT_X else df.new_empty_strided(df.shape, strides)
+    out = dx if wanted & WANT_X else empty_strided(df.shape, strides, df.dtype, df)
     layout, (df, x) = lay_out(out, df, x)
     rows = empty_rows(out, sum(_orders(alpha, beta)))
     run = load(backend).iir_backward

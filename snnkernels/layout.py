@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from snnkernels.memory import empty_strided
+
 
 class Rows(NamedTuple):
     """Element (o, t, i) of a tensor lies at ``o * outer + t * time + i * inner`` elements."""
@@ -140,6 +142,4 @@ def empty_rows(like: Tensor, *leading: int) -> Tensor:
     for size in reversed(leading):
         front.insert(0, step)
         step *= size
-    return torch.empty_strided(
-        (*leading, *like.shape[1:]), (*front, *strides[1:]), dtype=torch.float32, device=like.device
-    )
+    return empty_strided((*leading, *like.shape[1:]), (*front, *strides[1:]), torch.float32, like)

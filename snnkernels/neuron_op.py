@@ -10,6 +10,7 @@ from torch import Tensor
 from snnkernels._op import in_memory_order, lay_out, nothing, only_once, register
 from snnkernels.backends import load
 from snnkernels.layout import empty_rows
+from snnkernels.memory import empty_like
 
 RESETS = ("hard", "soft", "none", "trace")
 _TRACE = RESETS.index("trace")
@@ -107,9 +108,9 @@ def is_general(options: Options, numbers: Numbers, general: tuple) -> bool:
 
 def _forward_buffers(x, v, refractory, decay, v_threshold, options, numbers, backend, *general):
     options, general = Options(*options), General(*general)
-    s = torch.empty_like(x)
+    s = empty_like(x)
     kept = (x.shape[0] - 1) // options.checkpoint_every if options.checkpoint_every else 0
-    h = torch.empty_like(s, dtype=torch.float32) if options.record_h else nothing(x)
+    h = empty_like(s, torch.float32) if options.record_h else nothing(x)
     state = empty_rows(s, options.state_rows + general.synapse_rows + options.regularise)
     checkpoints = nothing(x)
     if kept > 0:
@@ -185,7 +186,7 @@ def _backward_buffers(
             for flag, make in zip(WANT_GENERAL, makers, strict=True)
         ]
     return (
-        torch.empty_like(x) if wanted & WANT_X else x.new_empty(0),
+        empty_like(x) if wanted & WANT_X else x.new_empty(0),
         empty_rows(torch.empty_like(x), 1)[0] if wanted & WANT_V else nothing(x),
         torch.empty_like(decay) if wanted & WANT_DECAY else nothing(x),
         torch.empty_like(v_threshold) if wanted & WANT_THRESHOLD else nothing(x),
@@ -238,7 +239,7 @@ def _neuron_backward(
             if arriving is not None and wanted & flag:
                 to.copy_(arriving)
         return outputs
-    out = dx if wanted & WANT_X else torch.empty_like(x)
+    out = dx if wanted & WANT_X else empty_like(x)
     layout, (x, ds, dh) = lay_out(out, x, ds, dh)
     row = empty_rows(out, 1)[0]
     keywords = {}

@@ -60,5 +60,5 @@ def nan_filled(monkeypatch):
 
         return filled
 
-    for name in ("empty", "empty_like", "empty_strided"):
+    for name in ("empty", "empty_like", "empty_strided", "frombuffer"):
         monkeypatch.setattr(torch, name, filling(getattr(torch, name)))

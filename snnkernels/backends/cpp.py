@@ -16,10 +16,6 @@ except ImportError as error:  # installed without a C++ compiler
 CHECKPOINT_EVERY = 16  # steps; the kernel's tape of h holds as many
 MAX_ORDER = 64  # of `iir`; csrc/snncore.h
 
-# A fresh output of this size or more is asked to lie on huge pages: the first touch of 4 KiB pages
-# takes several times as long as the kernel that fills them.
-HUGE_PAGES_FROM = 1 << 22  # bytes
-
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ABSENT = (0, 0, 0, 0)
 _PLAIN = General()
@@ -40,14 +36,6 @@ def _address(tensor: Tensor | None) -> int:
 
 def _rows(tensor: Tensor | None, rows: Rows | None) -> tuple[int, ...]:
     return _ABSENT if tensor is None else (tensor.data_ptr(), *rows)
-
-
-def _advise(*outputs: Tensor | None) -> None:
-    for tensor in outputs:
-        if tensor is not None and (size := tensor.numel() * tensor.element_size()) >= (
-            HUGE_PAGES_FROM
-        ):
-            _core.advise_huge_pages(tensor.data_ptr(), size)
 
 
 def _coefficient(tensor: Tensor | None, value: float) -> tuple[int, int, float]:
@@ -94,7 +82,6 @@ def neuron_forward(
     general=_PLAIN,
 ) -> None:
     """Fill s, state_out, h and checkpoints; see ``csrc/snncore.h: NeuronForward``."""
-    _advise(s, h, checkpoints)
     _core.neuron_forward(
         *_problem(layout, options, numbers, x, v, refractory, decay, v_threshold, general),
         _rows(s, layout.out),
@@ -129,7 +116,6 @@ def neuron_backward(
     general_out=(None,) * 6,
 ) -> None:
     """Fill the gradients that are not None; see ``csrc/snncore.h: NeuronBackward``."""
-    _advise(dx)
     dgain, dtrace_decay, dalpha, dbeta, dtrace0, dsynapse0 = general_out
     wanted = (ddecay, dv_threshold, dgain, dtrace_decay)
     sums = [None if g is None else torch.empty(layout.neurons) for g in wanted]
@@ -201,7 +187,6 @@ def iir_forward(
     layout, x, state, alpha, beta, *, f, state_out, checkpoint_every, checkpoints
 ) -> None:
     """Fill f, state_out and checkpoints; see ``csrc/snncore.h: IirForward``."""
-    _advise(f, checkpoints)
     _core.iir_forward(
         (*layout[:5], _DTYPES[x.dtype]),
         torch.get_num_threads(),
@@ -231,7 +216,6 @@ def iir_backward(
     dbeta,
 ) -> None:
     """Fill the gradients that are not None; see ``csrc/snncore.h: IirBackward``."""
-    _advise(dx)
     terms = alpha.shape[0] + beta.shape[0]
     sums = None if dalpha is None else torch.empty(terms, layout.neurons)
     _core.iir_backward(
@@ -271,7 +255,6 @@ def bntt_forward(x: Tensor, weight: Tensor, eps: float, *, out, mean, rstd) -> N
     threads, rows = torch.get_num_threads(), x[0, :, 0].numel()
     part = -(-rows // threads)  # PyTorch's batch norm adds up one part per thread
     scratch = torch.empty(-(-rows // part) + 2, *weight.shape)
-    _advise(out)
     _core.bntt_forward(
         (weight.shape[0], rows, weight.shape[1], part),
         weight.data_ptr(),
@@ -289,7 +272,6 @@ def bntt_backward(dout, kept, mean: Tensor | None, rstd, weight, *, dx, dweight)
     rows = kept[0, :, 0].numel()
     part = 256  # fixed: gradients do not depend on the threads
     scratch = torch.empty(2 * -(-rows // part) + 3, *weight.shape)
-    _advise(dx)
     _core.bntt_backward(
         (weight.shape[0], rows, weight.shape[1], part),
         weight.data_ptr(),

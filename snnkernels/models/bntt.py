@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from snnkernels._op import only_once, register
 from snnkernels.backends import choose, load
+from snnkernels.memory import empty_like, empty_strided
 from snnkernels.models.blocks import check_whole
 
 # Values per block of steps on a CPU: what one pass leaves in the cache, the next one finds there.
@@ -47,8 +48,10 @@ def _normalise_step(
 def _like(x: Tensor) -> Tensor:
     """An empty sequence laid out as x, every step of it channels_last where those of x are."""
     if x.ndim == 5 and x[:1].flatten(0, 1).is_contiguous(memory_format=torch.channels_last):
-        return x.new_empty(*x.shape[:2], *x.shape[3:], x.shape[2]).movedim(-1, 2)
-    return torch.empty_like(x)
+        last = (*x.shape[:2], *x.shape[3:], x.shape[2])
+        strides = torch.empty(last, device="meta").movedim(-1, 2).stride()
+        return empty_strided(x.shape, strides, x.dtype, x)
+    return empty_like(x)
 
 
 def _kernels(x: Tensor) -> ModuleType | None:
