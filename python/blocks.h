@@ -58,13 +58,18 @@ class Blocks {
   }
 
  private:
-  static constexpr size_t PAGE = 4096, HUGE = size_t(1) << 21;
+  static constexpr size_t PAGE = 4096, LARGE_PAGE = size_t(1) << 21;
 
   Memory fresh(size_t bytes) {
-    most_ = std::max(most_, used_ + bytes);
-    shrink(most_ - used_ - bytes);
-    void* p = ::operator new(bytes, align(bytes));
-    if (bytes >= HUGE) advise_huge_pages(p, bytes);
+    const size_t most = std::max(most_, used_ + bytes);
+    shrink(most - used_ - bytes);
+    void* p = ::operator new(bytes, align(bytes), std::nothrow);
+    if (!p) {
+      shrink(0);
+      p = ::operator new(bytes, align(bytes));
+    }
+    if (bytes >= LARGE_PAGE) advise_huge_pages(p, bytes);
+    most_ = most;
     return {p, bytes};
   }
 
@@ -82,7 +87,7 @@ class Blocks {
   }
 
   static std::align_val_t align(size_t bytes) {
-    return std::align_val_t(bytes >= 2 * HUGE ? HUGE : PAGE);
+    return std::align_val_t(bytes >= 2 * LARGE_PAGE ? LARGE_PAGE : PAGE);
   }
 
   std::mutex mutex_;

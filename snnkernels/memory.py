@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 
 import torch
@@ -36,9 +37,7 @@ def empty_strided(
     A large one on the CPU lies in memory that earlier outputs have left. Idle memory is kept for
     that up to as much as outputs have taken at one time; `keep_freed_memory(False)` gives it back.
     """
-    count = 1
-    for n in size:
-        count *= n
+    count = math.prod(size)
     if not _reuses(like, count, dtype):
         return torch.empty_strided(size, strides, dtype=dtype, device=like.device)
     flat = torch.frombuffer(_core.Block(count * dtype.itemsize), dtype=dtype)

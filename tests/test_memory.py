@@ -54,8 +54,12 @@ def test_idle_memory_is_bounded_and_given_back():
 
 
 def test_too_large_a_block_is_a_memory_error():
+    like = torch.empty(0)
     with pytest.raises(MemoryError):
-        memory.empty_strided((1 << 58,), (1,), torch.uint8, torch.empty(0))
+        memory.empty_strided((1 << 58,), (1,), torch.uint8, like)
+    for size in (1 << 20, 2 << 20):  # the failure is no measure of what may lie idle
+        memory.empty_strided((size,), (1,), torch.uint8, like)
+    assert _core.release_blocks() == 2 << 20
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
