@@ -24,7 +24,7 @@ struct BackwardTile {
   static constexpr bool TRACE = R == Reset::trace;
   const int64_t m0 = o * q.I + i0, M = q.O * q.I;
   const bool refractory = GENERAL && q.refractory > 0, recorded = GENERAL && a.dh.p;
-  const bool synapse = has_synapse(q), regularise = GENERAL && a.dpenalty;
+  const bool synapse = has_synapse<W>(q), regularise = GENERAL && a.dpenalty;
   const bool want_decay = GENERAL && a.ddecay_per_neuron;
   const bool want_theta = GENERAL && a.dv_threshold_per_neuron;
   const bool want_gain = GENERAL && a.dgain_per_neuron;
@@ -48,11 +48,6 @@ struct BackwardTile {
 
   BackwardTile(const NeuronBackward& call, int64_t outer, int64_t first, int count)
       : a(call), q(call.problem), o(outer), i0(first), n(count) {}
-
-  // Known to the compiler but in the general loop: in the plain one it costs a third of the speed.
-  SNN_HD static bool has_synapse(const Problem& q) {
-    return W == Way::synapse || (GENERAL && q.has_synapse);
-  }
 
   void run() {
     x.start(q.x, q, o, i0, n);
@@ -143,7 +138,7 @@ struct BackwardTile {
           reset<R>(h, fired, theta, v_reset).store(v + j);
         }
       };
-      if (!has_synapse(q)) {
+      if (!has_synapse<W>(q)) {
         neurons([&](int j) SNN_IN_PLACE { return widen(x_row + j); });
       } else if (!in_loop(replay.tile, [&](auto orders) {
                    const typename decltype(orders)::type step(replay.tile, replay.f_at(t),
@@ -169,8 +164,8 @@ struct BackwardTile {
     const bool has_penalty = GENERAL && regularise;
     const Vec tolerance(q.tolerance), shift(q.shift), dpenalty(has_penalty ? *a.dpenalty : 0.0f);
     const float* trace_row = TRACE ? trace_tape[k] : nullptr;
-    const IO* x_row = sum_gain && !has_synapse(q) ? x.row(t) : nullptr;
-    const float* i_row = sum_gain && has_synapse(q) ? replay.f_at(t)[0] : nullptr;
+    const IO* x_row = sum_gain && !has_synapse<W>(q) ? x.row(t) : nullptr;
+    const float* i_row = sum_gain && has_synapse<W>(q) ? replay.f_at(t)[0] : nullptr;
     const IO *ds_row = ds.row(t), *ds_next = ds.ahead(t < AHEAD ? 0 : t - AHEAD);
     const float* dh_row = has_dh ? dh.row(t) : nullptr;
     const float *tape_row = tape[k], *wait_row = GENERAL ? wait_tape[k] : nullptr;
@@ -229,7 +224,7 @@ struct BackwardTile {
         send(j, di);
       }
     };
-    if (!has_synapse(q)) {
+    if (!has_synapse<W>(q)) {
       neurons([&](int j, Vec di) SNN_IN_PLACE {
         if (write) put(dx_row + j, di, past);
       });

@@ -13,8 +13,7 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
   constexpr bool TRACE = R == Reset::trace;
   const int64_t m0 = o * q.I + i0, M = q.O * q.I;
   const bool refractory = GENERAL && q.refractory > 0, record = GENERAL && a.h.p;
-  const bool synapse = W == Way::synapse || (GENERAL && q.has_synapse);
-  const bool regularise = GENERAL && q.regularise;
+  const bool synapse = has_synapse<W>(q), regularise = GENERAL && q.regularise;
   const bool large = past_caches<IO>(q);
   const Vec zero(0.0f), v_reset(q.v_reset), period(q.refractory), decay_all(q.decay.shared()),
       theta_all(q.v_threshold.shared()), tolerance(q.tolerance), shift(q.shift);
