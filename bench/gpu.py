@@ -34,8 +34,8 @@ from common import machine, markdown, save  # noqa: E402
 from gpu_run import LEFT_OUT, Job, Run, allotted  # noqa: E402
 
 import snnkernels  # noqa: E402
-from snnkernels import synapses  # noqa: E402
 from snnkernels.backends import load  # noqa: E402
+from snnkernels.nn import synapses  # noqa: E402
 
 # Steps and neurons; and those where the general kernels run too.
 SANITIZED = ((40, 4097), (70, 4096), (4, 70_000), (20, 8192))
@@ -99,8 +99,8 @@ def check(run: Run, out: Path, seconds: float) -> dict[str, dict]:
 
 def _pytest(run: Run) -> list[str]:
     """What is only there for a GPU first; one test file that cannot be read stops no other."""
-    tests = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/test_*.py"))]
-    tests.sort(key=lambda path: path != "tests/test_gpu.py")
+    tests = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/**/test_*.py"))]
+    tests.sort(key=lambda path: path != "tests/gpu/test_gpu.py")
     if run.rehearse:
         run.leave_out("pytest -m gpu: all of them skip, there is no CUDA device")
         tests = tests[:1]

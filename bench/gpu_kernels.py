@@ -11,11 +11,11 @@ import torch
 from gpu_run import Run
 
 import snnkernels
-from snnkernels import synapses
 from snnkernels.backends import load
-from snnkernels.layout import common_layout, empty_rows
-from snnkernels.neuron_op import Numbers, Options
-from tests.compare import assert_same
+from snnkernels.core.call import Numbers, Options
+from snnkernels.core.strides import common_layout, empty_rows
+from snnkernels.nn import synapses
+from tests.tools.compare import assert_same
 
 DECAY = 0.9
 STEPS = (4, 8, 16, 64, 256, 1024, 4096)

@@ -17,11 +17,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.common import interleave, machine, markdown, median_ms, ratio, save  # noqa: E402
-from snnkernels import iir, synapses  # noqa: E402
+from snnkernels import iir  # noqa: E402
 from snnkernels.backends import cpp  # noqa: E402
-from snnkernels.filter_ops import lags_first  # noqa: E402
-from snnkernels.layout import common_layout, empty_rows  # noqa: E402
-from snnkernels.neuron_op import General, Numbers, Options  # noqa: E402
+from snnkernels.core.call import General, Numbers, Options  # noqa: E402
+from snnkernels.core.strides import common_layout, empty_rows  # noqa: E402
+from snnkernels.nn import synapses  # noqa: E402
+from snnkernels.ops.iir import lags_first  # noqa: E402
 
 SIZES = ((64, 131_072), (10_000, 64))
 LONG = ((100_000, 1), (100_000, 4), (1_000_000, 1), (1_000_000, 4))

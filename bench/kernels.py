@@ -1,6 +1,6 @@
 """Time the neuron kernels: against the memory's speed, the naive loop, and other libraries.
 
-    python bench/kernels.py            # all cases of tests/cases.py
+    python bench/kernels.py            # all cases of tests/tools/cases.py
     python bench/kernels.py --quick    # those up to 131 k neurons
 
 Per case: the kernels alone on buffers that were written before, beside a copy (read one, write
@@ -29,13 +29,14 @@ import peers  # noqa: E402
 from common import interleave, machine, markdown, median_ms, ratio, save  # noqa: E402
 
 import snnkernels  # noqa: E402
-from snnkernels import _core, reference  # noqa: E402
+from snnkernels import _core  # noqa: E402
 from snnkernels.backends import cpp  # noqa: E402
-from snnkernels.layout import common_layout, empty_rows  # noqa: E402
-from snnkernels.neuron_op import RESETS, Numbers, Options  # noqa: E402
-from snnkernels.state import State  # noqa: E402
-from tests.cases import BENCH_CASES, BenchCase, Inputs  # noqa: E402
-from tests.compare import assert_same  # noqa: E402
+from snnkernels.core import reference  # noqa: E402
+from snnkernels.core.call import RESETS, Numbers, Options  # noqa: E402
+from snnkernels.core.state import State  # noqa: E402
+from snnkernels.core.strides import common_layout, empty_rows  # noqa: E402
+from tests.tools.cases import BENCH_CASES, BenchCase, Inputs  # noqa: E402
+from tests.tools.compare import assert_same  # noqa: E402
 
 INDEXED_LIMIT = 1 << 21  # neuron-steps from where the quadratic loop is not waited for
 

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from bench.common import interleave, markdown, median_ms, ratio, save
 from snnkernels import keep_freed_memory, models
-from snnkernels.models.bntt import BNTT
+from snnkernels.nn.norm import BNTT
 
 
 class _Fire(torch.autograd.Function):

@@ -3,7 +3,7 @@
 // F is a float or a vector of floats; M is what comparing two F gives (bool or a mask). Everything
 // here is written once for both: selects instead of branches on data, one rounding per operation
 // (contraction is off in all builds), and no #include, so that NVRTC needs no include path.
-// snnkernels/reference.py and snnkernels/backends/triton/neuron.py mirror this file.
+// snnkernels/core/reference.py and snnkernels/backends/triton/equations.py mirror this file.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -50,7 +50,7 @@ SNN_HD float quotient(float a, float b) {
 #endif
 }
 
-// ds/dh at u = h - v_threshold. p and q are Surrogate.constants() of snnkernels/surrogates.py.
+// ds/dh at u = h - v_threshold. p and q are Surrogate.constants() of snnkernels/core/surrogates.py.
 template <class F>
 SNN_HD F surrogate_grad(Surrogate kind, F u, F p, F q) {
   const F one(1.0f), zero(0.0f);

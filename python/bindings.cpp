@@ -6,7 +6,7 @@
 #include <optional>
 #include <tuple>
 
-#include "blocks.h"
+#include "output_pool.h"
 #include "snncore.h"
 
 namespace py = pybind11;

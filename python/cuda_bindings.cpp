@@ -9,7 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "cuda.h"
+#include "cuda/launch.h"
 
 namespace py = pybind11;
 
@@ -35,7 +35,7 @@ void launch(const std::string& name, unsigned blocks, unsigned threads, const py
   if (found == kernels().end()) throw std::invalid_argument("this build holds no kernel " + name);
   const std::string copy = arguments;  // outlives the GIL
   if (copy.size() != found->second.argument_bytes) {
-    throw std::invalid_argument("this build and backends/cuda_launch.py disagree about " + name);
+    throw std::invalid_argument("this build and backends/cuda/launch.py disagree about " + name);
   }
   void* parameters[] = {const_cast<char*>(copy.data())};
   py::gil_scoped_release release;
@@ -53,7 +53,7 @@ int version(cudaError_t (*ask)(int*), const char* what) {
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
-  m.doc() = "The CUDA kernels of snnkernels: see csrc/kernels.cuh and backends/cuda_launch.py.";
+  m.doc() = "The CUDA kernels of snnkernels: see csrc/cuda and snnkernels/backends/cuda/launch.py.";
   m.def("launch", &launch);
   m.def("kernel_names", [] {
     std::vector<std::string> names;

@@ -1,12 +1,9 @@
 """Fused kernels for spiking neural networks: the whole time loop of a neuron layer in one pass."""
 
 from snnkernels.backends import available_backends
-from snnkernels.filter_ops import iir
-from snnkernels.layers import LIF, LeakyReadout, OverTime, detach, reset
-from snnkernels.memory import keep_freed_memory
-from snnkernels.ops import lif
-from snnkernels.state import State
-from snnkernels.surrogates import (
+from snnkernels.core.output_memory import keep_freed_memory
+from snnkernels.core.state import State
+from snnkernels.core.surrogates import (
     ATan,
     FastSigmoid,
     Gaussian,
@@ -15,7 +12,13 @@ from snnkernels.surrogates import (
     Surrogate,
     Triangle,
 )
-from snnkernels.synapses import CurrentEncoder, IIRSynapse
+from snnkernels.nn._stateful import detach, reset
+from snnkernels.nn.lif import LIF
+from snnkernels.nn.over_time import OverTime
+from snnkernels.nn.readout import LeakyReadout
+from snnkernels.nn.synapses import CurrentEncoder, IIRSynapse
+from snnkernels.ops.iir import iir
+from snnkernels.ops.lif import lif
 
 __version__ = "0.1.0"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.targets import TARGETS  # before anything that may import triton  # isort: skip
+from tests.tools.targets import TARGETS  # before anything that may import triton  # isort: skip
 
 from snnkernels.backends import BACKENDS, why_unavailable
 

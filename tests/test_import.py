@@ -1,10 +1,28 @@
-"""What `import snnkernels` brings into a process."""
+"""What `import snnkernels` brings into a process, and which package may import which."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "snnkernels"
+FLOORS = dict(core=0, backends=1, ops=2, nn=3, models=4, convert=4, train=4, cli=5)
+
+
+def test_no_import_climbs():
+    climbs = []
+    for file in PACKAGE.rglob("*.py"):
+        at = file.relative_to(PACKAGE).parts[0]
+        for to in re.findall(
+            r"snnkernels\.(\w+)[\w.]* import|import snnkernels\.(\w+)", file.read_text()
+        ):
+            to = "".join(to)
+            if at in FLOORS and to != at and FLOORS.get(to, -1) >= FLOORS[at]:
+                climbs.append(f"{file.relative_to(PACKAGE)} imports snnkernels.{to}")
+    assert not climbs, climbs
 
 
 def _in_a_new_process(code: str):

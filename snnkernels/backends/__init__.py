@@ -1,7 +1,7 @@
 """The backends of the neuron op: one module each, with the same two functions.
 
 ``neuron_forward`` and ``neuron_backward`` fill the buffers they are given and allocate nothing that
-outlives the call. Backend "torch" is ``snnkernels.reference`` and has no module here.
+outlives the call. Backend "torch" is ``snnkernels.core.reference`` and has no module here.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def faster_on_gpu(x: torch.Tensor) -> str | None:
         return None
     if why_unavailable("triton", "cuda") is not None:
         return None
-    calls = import_module("snnkernels.backends.triton.calls")
+    calls = import_module("snnkernels.backends.triton.launch")
     return calls.table_row(x[:1].numel(), x).faster
 
 

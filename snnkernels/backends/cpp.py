@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnkernels.layout import Layout, Rows
-from snnkernels.neuron_op import General
+from snnkernels.core.call import General
+from snnkernels.core.strides import Layout, Rows
 
 try:
     from snnkernels import _core

@@ -13,14 +13,15 @@ from os import PathLike
 import torch
 from torch import Tensor, nn
 
-from snnkernels.layers import LIF, LeakyReadout
 from snnkernels.models.baselines import C3D, CNN, CNNLSTM, ConvLSTMNet
-from snnkernels.models.bntt import BNTT
-from snnkernels.models.layered import GRAMMAR, LayeredSNN, parse
+from snnkernels.models.from_string import GRAMMAR, LayeredSNN, parse
 from snnkernels.models.rsnn import RSNN, RecurrentClassifier
 from snnkernels.models.s_resnet import SResNet
 from snnkernels.models.scnn import RSCNN, TSCNN, WSCNN
 from snnkernels.models.sts_resnet import ConvSNN, STSResNet
+from snnkernels.nn.lif import LIF
+from snnkernels.nn.norm import BNTT
+from snnkernels.nn.readout import LeakyReadout
 
 __all__ = ["BNTT", "count", "create", "load", "names", "parse"]
 
@@ -50,7 +51,7 @@ def create(name: str, **options) -> nn.Module:
 
     Args:
         name: one of `names`, for instance "s_resnet38" or "wscnn", or a string of layers such as
-            "64C3-P2-32C3-32C3-P2-256-10" (see `snnkernels.models.layered.parse`).
+            "64C3-P2-32C3-32C3-P2-256-10" (see `snnkernels.models.from_string.parse`).
         **options: those of the network's class.
 
     Returns:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from snnkernels.models.blocks import Weights, as_sequence, check_size, check_whole
-from snnkernels.models.recurrent import ConvLSTM
+from snnkernels.core.checks import check_size, check_whole
+from snnkernels.models._blocks import Weights, as_sequence
+from snnkernels.models.conv_lstm import ConvLSTM
 
 
 class Baseline(nn.Module):

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from snnkernels.layers import LIF
-from snnkernels.surrogates import Gaussian, Surrogate
-from snnkernels.synapses import CurrentEncoder, IIRSynapse
+from snnkernels.core.surrogates import Gaussian, Surrogate
+from snnkernels.nn.lif import LIF
+from snnkernels.nn.synapses import CurrentEncoder, IIRSynapse
 
 
 class IIRNetwork(nn.Module):

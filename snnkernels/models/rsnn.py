@@ -7,18 +7,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from snnkernels.layers import LIF
-from snnkernels.models.blocks import (
-    StepsNorm,
-    Vote,
-    Weights,
-    as_sequence,
-    check_choice,
-    check_size,
-    check_whole,
-)
-from snnkernels.models.recurrent import ConvLSTM, FrameAttention
-from snnkernels.surrogates import ATan
+from snnkernels.core.checks import check_choice, check_size, check_whole
+from snnkernels.core.surrogates import ATan
+from snnkernels.models._blocks import StepsNorm, Vote, Weights, as_sequence
+from snnkernels.models.conv_lstm import ConvLSTM, FrameAttention
+from snnkernels.nn.lif import LIF
 
 FEATURES = ("cl", "cla")
 FRAME_READOUTS = ("last", "sum", "mean", "concat", "lstm")

@@ -9,17 +9,12 @@ import functools
 
 from torch import Tensor, nn
 
-from snnkernels.layers import LIF, LeakyReadout
-from snnkernels.models.blocks import (
-    StepsNorm,
-    Vote,
-    Weights,
-    as_sequence,
-    check_choice,
-    check_whole,
-)
-from snnkernels.models.bntt import BNTT
-from snnkernels.surrogates import Triangle
+from snnkernels.core.checks import check_choice, check_whole
+from snnkernels.core.surrogates import Triangle
+from snnkernels.models._blocks import StepsNorm, Vote, Weights, as_sequence
+from snnkernels.nn.lif import LIF
+from snnkernels.nn.norm import BNTT
+from snnkernels.nn.readout import LeakyReadout
 
 RESIDUALS = ("s2s", "s2m", "v2v")
 NORMS = ("bntt", "bn")

@@ -5,15 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snnkernels.layers import LIF, LeakyReadout
-from snnkernels.models.blocks import (
-    StepDropout,
-    Weights,
-    as_sequence,
-    check_size,
-    check_whole,
-)
-from snnkernels.surrogates import Triangle
+from snnkernels.core.checks import check_size, check_whole
+from snnkernels.core.surrogates import Triangle
+from snnkernels.models._blocks import StepDropout, Weights, as_sequence
+from snnkernels.nn.lif import LIF
+from snnkernels.nn.readout import LeakyReadout
 
 
 class _SCNN(nn.Module):
@@ -116,7 +112,7 @@ class TSCNN(_SCNN):
         backend: of all neurons. Default: "auto".
 
     Shape:
-        x `[T, N, in_channels, size, size]` spikes (see `snnkernels.encode.Latency`), or
+        x `[T, N, in_channels, size, size]` spikes (see `snnkernels.nn.encode.Latency`), or
         `[N, in_channels, size, size]`; logits `[N, num_classes]`.
     """
 
@@ -175,7 +171,7 @@ class WSCNN(_SCNN):
         backend: of all neurons. Default: "auto".
 
     Shape:
-        x `[T, N, in_channels, size, size]` spikes (see `snnkernels.encode.Count`), or
+        x `[T, N, in_channels, size, size]` spikes (see `snnkernels.nn.encode.Count`), or
         `[N, in_channels, size, size]`; logits `[N, num_classes]`.
     """
 
@@ -264,7 +260,7 @@ class RSCNN(_SCNN):
         backend: of all neurons. Default: "auto".
 
     Shape:
-        x `[T, N, in_channels, size, size]` spikes (see `snnkernels.encode.Count`), or
+        x `[T, N, in_channels, size, size]` spikes (see `snnkernels.nn.encode.Count`), or
         `[N, in_channels, size, size]`; logits `[N, num_classes]`.
     """
 

@@ -7,17 +7,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from snnkernels.layers import LIF
-from snnkernels.models.blocks import (
-    Readout,
-    StepDropout,
-    Weights,
-    as_sequence,
-    check_size,
-    check_whole,
-)
-from snnkernels.ops import lif
-from snnkernels.surrogates import Gaussian
+from snnkernels.core.checks import check_size, check_whole
+from snnkernels.core.surrogates import Gaussian
+from snnkernels.models._blocks import Readout, StepDropout, Weights, as_sequence
+from snnkernels.nn.lif import LIF
+from snnkernels.ops.lif import lif
 
 
 class HybridLIF(nn.Module):

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "dispatch.h"
+#include "cpu/dispatch.h"
 #include "halves.h"
 #include "snncore.h"
 

@@ -1,10 +1,10 @@
 """Backend "triton": the kernels for GPUs, and in Triton's interpreter for CPU tensors.
 
-The equations stand in ``neuron.py``, the filter's bookkeeping in ``filter.py``; the kernels are
-``forward.py``, ``backward.py`` and ``iir_kernels.py``. How they are cut into programs stands in
-``launches.py``, or as ``tuning.py`` measured it and ``stored.py`` kept it. Here and in ``iir.py``
-is the way from tensors to a launch; ``calls.py`` makes it. ``bntt.py`` is batch norm through time,
-which has no time loop, by itself.
+The equations stand in ``equations.py``, the filter's bookkeeping in ``filter.py``; the kernels are
+``neuron_fwd.py``, ``neuron_bwd.py`` and ``iir_kernels.py``. How they are cut into programs stands
+in ``launch_table.py``, or as `python -m snnkernels tune` measured it in ``launch_tuned.py``. Here
+and in ``iir.py`` is the way from tensors to a launch; ``launch.py`` makes it. ``bntt.py`` is batch
+norm through time, which has no time loop, by itself.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from __future__ import annotations
 import torch
 import triton
 
-from snnkernels.backends.triton.backward import neuron_bwd_kernel
 from snnkernels.backends.triton.bntt import bntt_backward, bntt_forward, takes_bntt
-from snnkernels.backends.triton.calls import (
+from snnkernels.backends.triton.equations import INTERPRETED
+from snnkernels.backends.triton.iir import MAX_ORDER, iir_backward, iir_forward
+from snnkernels.backends.triton.launch import (
     NVIDIA,
     empty_sums,
     per_channel,
@@ -23,11 +24,10 @@ from snnkernels.backends.triton.calls import (
     run,
     table_row,
 )
-from snnkernels.backends.triton.forward import neuron_fwd_kernel
-from snnkernels.backends.triton.iir import MAX_ORDER, iir_backward, iir_forward
-from snnkernels.backends.triton.launches import CHECKPOINT_EVERY, Launch, rows_held
-from snnkernels.backends.triton.neuron import INTERPRETED
-from snnkernels.neuron_op import RESETS, General
+from snnkernels.backends.triton.launch_table import CHECKPOINT_EVERY, Launch, rows_held
+from snnkernels.backends.triton.neuron_bwd import neuron_bwd_kernel
+from snnkernels.backends.triton.neuron_fwd import neuron_fwd_kernel
+from snnkernels.core.call import RESETS, General
 
 __all__ = [
     "CHECKPOINT_EVERY",

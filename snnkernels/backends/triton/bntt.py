@@ -20,8 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from snnkernels.backends.triton.calls import NVIDIA, on_device_of
-from snnkernels.backends.triton.neuron import INTERPRETED, narrow, widen
+from snnkernels.backends.triton.equations import INTERPRETED, narrow, widen
+from snnkernels.backends.triton.launch import NVIDIA, on_device_of
 
 THREADS = 128  # of a program; one reads 16 bytes of a tile, or 2 values where it cannot
 MOST_COLUMNS = 64  # channels of a tile: 128 bytes of a row, or more

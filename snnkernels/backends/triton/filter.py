@@ -1,4 +1,4 @@
-"""The filter of ``neuron.py`` on rows in registers: its steps, its state, and its adjoint.
+"""The filter of ``equations.py`` on rows in registers: its steps, its state, and its adjoint.
 
 Rows are tuples ordered by time from the newest to the oldest: rows[k] lies k steps back. Only what
 exists takes part in a sum: a term from behind the last step is `no_term`.
@@ -7,8 +7,8 @@ exists takes part in a sum: a term from behind the last step is `no_term`.
 import triton
 import triton.language as tl
 
-from snnkernels.backends.triton.memory import where_also
-from snnkernels.backends.triton.neuron import filter, no_term, widen  # noqa: A004
+from snnkernels.backends.triton.equations import filter, no_term, widen  # noqa: A004
+from snnkernels.backends.triton.rows import where_also
 
 
 @triton.jit

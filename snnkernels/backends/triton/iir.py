@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from snnkernels.backends.triton.calls import empty_sums, per_channel, reduce_filter, run, table_row
 from snnkernels.backends.triton.iir_kernels import iir_bwd_kernel, iir_fwd_kernel
-from snnkernels.backends.triton.launches import CHECKPOINT_EVERY
+from snnkernels.backends.triton.launch import empty_sums, per_channel, reduce_filter, run, table_row
+from snnkernels.backends.triton.launch_table import CHECKPOINT_EVERY
 
 MAX_ORDER = 8  # of P and of Q: so many rows fit the registers
 

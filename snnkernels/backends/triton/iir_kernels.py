@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from snnkernels.backends.triton.equations import narrow, widen
 from snnkernels.backends.triton.filter import (
     add_terms,
     filter_back,
@@ -13,7 +14,7 @@ from snnkernels.backends.triton.filter import (
     store_before_first,
     to_input,
 )
-from snnkernels.backends.triton.memory import (
+from snnkernels.backends.triton.rows import (
     add_double,
     at,
     coefficients,
@@ -26,7 +27,6 @@ from snnkernels.backends.triton.memory import (
     where_also,
     zero_rows,
 )
-from snnkernels.backends.triton.neuron import narrow, widen
 
 
 @triton.jit

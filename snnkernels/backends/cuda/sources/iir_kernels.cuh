@@ -1,0 +1,1 @@
+../../../../csrc/cuda/iir_kernels.cuh

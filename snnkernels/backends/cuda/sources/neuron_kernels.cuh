@@ -1,0 +1,1 @@
+../../../../csrc/cuda/neuron_kernels.cuh

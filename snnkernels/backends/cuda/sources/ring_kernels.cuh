@@ -1,0 +1,1 @@
+../../../../csrc/cuda/ring_kernels.cuh

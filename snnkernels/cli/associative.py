@@ -1,0 +1,152 @@
+"""Train an associative memory of spike patterns (Fang et al., 5.1) and show what it recalls.
+
+Ten patterns of 300 trains x 300 steps are recalled from versions with lost, shifted and extra
+spikes by a network 300-500-200-500-300. Ctrl-C stops; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+import snnkernels
+from snnkernels.backends import available_backends
+from snnkernels.cli import recipe
+from snnkernels.cli.speed import interleaved
+
+LAYERS = (300, 500, 200, 500, 300)
+ROUNDS = 3  # of the measurement: the median counts
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The recipe's options."""
+    recipe.add_arguments(parser, out="runs/associative", epochs=50)
+    parser.add_argument("--seed", type=int, default=0, help="of patterns, noise and weights")
+    parser.add_argument("--early", type=int, default=5, help="epoch of the first picture")
+    parser.add_argument("--versions", type=int, default=50, help="of a pattern (default 50)")
+    parser.add_argument("--steps", type=int, default=300, help="of a pattern (default 300)")
+    parser.add_argument("--lr", type=float, default=4e-3, help="learning rate (default 4e-3)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, measure, draw."""
+    try:
+        import lightning as L
+
+        from snnkernels.models.iir_snn import IIRNetwork
+        from snnkernels.train import associative as task
+        from snnkernels.train import figures
+        from snnkernels.train.callbacks import OtherRunError
+        from snnkernels.train.module import InMemoryData
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(recipe.NEEDS.format(error)) from error
+    snnkernels.keep_freed_memory()
+    patterns = task.make_patterns(trains=LAYERS[0], steps=args.steps, seed=args.seed)
+    # Not the seed of the patterns: the same numbers would say which spikes there are and which of
+    # them are lost.
+    data = task.noisy_data(patterns, task.Noise(), versions=args.versions, seed=args.seed + 1)
+
+    def make(backend: str) -> task.AssociativeMemory:
+        torch.manual_seed(args.seed)
+        network = IIRNetwork(LAYERS, surrogate=task.SURROGATE, backend=backend)
+        return task.AssociativeMemory(network, patterns, lr=args.lr, backend=backend)
+
+    module = make(args.backend)
+    start = module.network.kernels(30)
+    shown = data.test.x[:1]  # of the first pattern
+
+    class Recall(L.Callback):
+        """Keep what the network recalls after the early and the last epoch."""
+
+        def on_train_epoch_end(self, trainer, module) -> None:
+            epoch = trainer.current_epoch + 1
+            if trainer.is_last_batch and epoch in (args.early, args.epochs):
+                with torch.no_grad():
+                    torch.save(module(shown)[:, 0].byte().cpu(), args.out / f"recalled-{epoch}.pt")
+
+    names = ("seed", "backend", "early", "versions", "steps", "lr")
+    try:
+        result = recipe.train(
+            module,
+            InMemoryData(data, batch_size=len(patterns), seed=args.seed),
+            args.out,
+            epochs=args.epochs,
+            settings={name: getattr(args, name) for name in names},
+            fresh=args.fresh,
+            callbacks=[Recall()],
+        )
+    except OtherRunError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if result is None:
+        return 130
+
+    summary = _summary(module, data.test, result, args)
+    batch = data.train.x[: len(patterns)], data.train.y[: len(patterns)]
+    used = available_backends("cpu")[0] if args.backend == "auto" else args.backend
+    if used != "torch":
+        times = _compare({name: make(name) for name in ("torch", used)}, batch, args.versions)
+        summary["seconds_per_epoch_by_backend"] = times
+        print(
+            f"Steps of an epoch: torch {times['torch']:.1f} s, {used} {times[used]:.1f} s, "
+            f"{times['torch'] / times[used]:.1f} times as fast"
+        )
+    recipe.write_json(args.out / "summary.json", summary)
+    trains = {"input": shown[0]}
+    for epoch in summary["after"]:
+        path = args.out / f"recalled-{epoch}.pt"
+        trains[f"output, epoch {epoch}"] = torch.load(path, weights_only=True)
+    title = "One pattern, whole and enlarged, and what the memory makes of it"
+    figures.rasters(args.out / "rasters.png", patterns[0], trains, title)
+    figures.responses(args.out / "kernels.png", start, module.network.kernels(30))
+    figures.curves(args.out / "curves.png", result["steps"], result["epochs"])
+    print(f"Results in {args.out}: rasters.png, kernels.png, curves.png, summary.json")
+    return 0
+
+
+def _summary(module, test, result: dict, args: argparse.Namespace) -> dict:
+    """What came out, printed and as JSON knows it."""
+    shown = test.x.transpose(0, 1).to(module.patterns)
+    silent, noisy = (float(module.distance(s, test.y)) for s in (torch.zeros_like(shown), shown))
+    print(f"van Rossum distance: {silent:.2f} without any spike, {noisy:.2f} of the noisy inputs")
+    pictured = sorted({min(args.early, args.epochs), args.epochs})
+    after = {epoch: result["epochs"][epoch - 1] for epoch in pictured}
+    for epoch, measures in after.items():
+        print(
+            f"epoch {epoch}: van Rossum distance {measures['val_loss']:.2f}, "
+            f"{measures['val_accuracy']:.0%} of {len(test.y)} outputs closest to their own target"
+        )
+    return {
+        "settings": result["settings"],
+        "threads": result["threads"],
+        "distance_without_spikes": silent,
+        "distance_of_inputs": noisy,
+        "seconds_per_epoch": median(e["seconds"] for e in result["epochs"]),
+        "after": after,
+    }
+
+
+def _compare(modules: dict, batch: tuple, batches: int) -> dict[str, float]:
+    """Seconds of an epoch of training steps on each backend, which must give equal losses."""
+    losses = {}
+
+    def step(name: str) -> Callable[[], None]:
+        module = modules[name].train()
+        optimizer = module.optimizer(module.parameter_groups())
+
+        def run() -> None:
+            optimizer.zero_grad()
+            losses[name], _ = module.evaluate(*batch)
+            losses[name].backward()
+            optimizer.step()
+
+        return run
+
+    runs = interleaved({name: step(name) for name in modules}, ROUNDS)
+    if not torch.equal(*losses.values()):
+        raise RuntimeError(f"backends {' and '.join(modules)} differ: no times are given")
+    return {name: batches * median(seconds for seconds, _ in times) for name, times in runs.items()}

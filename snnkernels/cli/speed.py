@@ -1,0 +1,147 @@
+"""Time a network with its neurons on two backends, after checking that both compute the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from statistics import median
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from snnkernels.nn.lif import LIF
+from snnkernels.train.probe import Seen, watch
+
+T = TypeVar("T")
+
+
+class Comparison(NamedTuple):
+    """Median times of the same work on different backends, by backend.
+
+    Attributes:
+        layer: seconds of the first neuron layer alone, forward and backward.
+        shape: of that layer's input.
+        step: seconds of one whole training step.
+        share: of the step's time that passes in its neuron layers, 0 ... 1.
+        equal: whether losses, spikes and gradients were equal bit for bit; else they were close.
+    """
+
+    layer: dict[str, float]
+    shape: tuple[int, ...]
+    step: dict[str, float]
+    share: dict[str, float]
+    equal: bool
+
+
+def compare(
+    networks: dict[str, nn.Module],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    batch: tuple[Tensor, Tensor],
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    *,
+    rounds: int = 9,
+) -> Comparison:
+    """Time networks that differ in the backend of their neurons alone.
+
+    Args:
+        networks: one for each backend, with equal weights; each step trains them.
+        loss: of outputs and labels.
+        batch: samples and labels of one step.
+        optimizer: makes an optimizer for a network's parameters.
+        rounds: how often each one runs, in turn. Default: 9.
+
+    Raises:
+        RuntimeError: the backends do not compute the same; nothing is timed then.
+    """
+    seen = {name: watch(network, batch[0]) for name, network in networks.items()}
+    equal = _check_equal(networks, loss, batch, seen)
+    layers = {name: _forward_backward(calls[0]) for name, calls in seen.items()}
+    steps = {
+        name: _training_step(network, loss, batch, optimizer(network.parameters()))
+        for name, network in networks.items()
+    }
+    layer, step = interleaved(layers, rounds), interleaved(steps, rounds)
+    return Comparison(
+        layer={name: median(seconds for seconds, _ in runs) for name, runs in layer.items()},
+        shape=tuple(next(iter(seen.values()))[0].x.shape),
+        step={name: median(seconds for seconds, _ in runs) for name, runs in step.items()},
+        share={
+            name: median(neurons / seconds for seconds, neurons in runs)
+            for name, runs in step.items()
+        },
+        equal=equal,
+    )
+
+
+def interleaved(runs: dict[str, Callable[[], T]], rounds: int) -> dict[str, list[tuple[float, T]]]:
+    """Seconds and result of several functions, run in turn so that noise meets all of them."""
+    times: dict[str, list[tuple[float, T]]] = {name: [] for name in runs}
+    for i in range(rounds + 1):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            result = run()
+            if i:  # the first round warms up
+                times[name].append((time.perf_counter() - begin, result))
+    return times
+
+
+def _check_equal(networks, loss, batch, seen: dict[str, list[Seen]]) -> bool:
+    """Compare losses, spikes of all layers and gradients of the networks with the first one's."""
+    results = {}
+    for name, network in networks.items():
+        network.zero_grad()
+        value = loss(network(batch[0]), batch[1])
+        value.backward()
+        spikes = [call.s for call in seen[name]]
+        results[name] = [value.detach(), *spikes, *(p.grad for p in network.parameters())]
+        network.zero_grad()
+    (first, expected), *others = results.items()
+    equal = True
+    for name, result in others:
+        for a, b in zip(expected, result, strict=True):
+            equal &= torch.equal(a, b)
+            if not torch.allclose(a, b, rtol=1e-4, atol=1e-6):
+                raise RuntimeError(f"backends {first} and {name} differ: nothing is timed")
+    return equal
+
+
+def _forward_backward(call: Seen) -> Callable[[], None]:
+    x = call.x.detach().requires_grad_()
+    gradient = torch.empty_like(x).normal_()  # with the strides of the spikes
+
+    def run() -> None:
+        out = call.layer(x)
+        torch.autograd.grad(out if isinstance(out, Tensor) else out[0], x, gradient)
+
+    return run
+
+
+def _training_step(network, loss, batch, optimizer) -> Callable[[], float]:
+    """One step, which returns the seconds that passed in neuron layers, forward and backward."""
+    clock = 0.0
+
+    def start(*_) -> None:
+        nonlocal clock
+        clock -= time.perf_counter()
+
+    def stop(*_) -> None:
+        nonlocal clock
+        clock += time.perf_counter()
+
+    for layer in network.modules():
+        if isinstance(layer, LIF):
+            layer.register_forward_pre_hook(start)
+            layer.register_forward_hook(stop)
+            layer.register_full_backward_pre_hook(start)
+            layer.register_full_backward_hook(stop)
+
+    def run() -> float:
+        nonlocal clock
+        clock = 0.0
+        optimizer.zero_grad()
+        loss(network(batch[0]), batch[1]).backward()
+        optimizer.step()
+        return clock
+
+    return run

@@ -1,0 +1,143 @@
+"""Measure the launch parameters of the GPU kernels on this GPU and keep what is faster.
+
+Around each launch that snnkernels brings, a few others are timed, forward and backward, in float32
+and bfloat16. What equals the reference and is faster by more than 3 % is stored in the user's cache
+folder for GPUs of this name; later processes use it. So is, for each number of neurons, which of
+the backends "triton" and "cuda" is faster: "auto" then takes it. It takes a few minutes, most of
+them to compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+
+from snnkernels.backends import load, why_unavailable
+from snnkernels.backends.cache import check_writable
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say how much to measure, or to forget it."""
+    parser.add_argument(
+        "--forget", action="store_true", help="delete what was stored, for all GPUs"
+    )
+    parser.add_argument(
+        "--rounds", type=_positive, default=15, metavar="N", help="runs of each candidate (15)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tune, or forget; 2 without a GPU that Triton can use, 1 where nothing can be stored."""
+    if args.forget:
+        return _forget()
+    reason = why_unavailable("triton", "cuda")
+    if reason is not None or not torch.cuda.is_available():
+        reason = reason or "torch finds no GPU"
+        print(f"tune: this needs a CUDA GPU that Triton can use: {reason}.", file=sys.stderr)
+        return 2
+    from snnkernels.backends.triton import launch_table as launches
+    from snnkernels.cli import tuning
+
+    try:
+        check_writable()
+    except OSError as error:
+        return _not_written(error)
+    device = torch.cuda.current_device()
+    kind, name = launches.gpu_class(device), torch.cuda.get_device_name(device)
+    known = "" if kind in launches.LAUNCHES else ", which the table does not know"
+    print(f"{name} ({kind}{known})\n{HEADER}", flush=True)
+    no_cuda = why_unavailable("cuda", "cuda")
+    if no_cuda is not None:
+        print(f"Backend 'cuda' is not compared: {no_cuda}.")
+    timer, rows = tuning.gpu_timer(), {}
+    for dtype in DTYPES:
+        found = []
+        for start, neurons in tuning.MEASURED_AT.items():
+            old = launches.launches_for(kind, start, dtype)
+            case = tuning.Case(neurons, dtype, "cuda")
+            forward, backward = case.choices(old, timer, args.rounds)
+            print(lines(neurons, dtype, forward, backward), flush=True)
+            row = launches.Row(start, forward.new, backward.new)
+            if no_cuda is None:
+                faster = case.faster(row, "cuda", load("cuda"), timer, args.rounds)
+                print(comparison(faster), flush=True)
+                row = row._replace(faster=faster.name)
+            found.append(row)
+        rows[dtype.itemsize] = tuple(reversed(found))
+    return store(name, rows)
+
+
+def store(name: str, rows: dict) -> int:
+    """Store and say where; 1 where it cannot be written."""
+    from snnkernels.backends.triton import launch_tuned as stored
+
+    try:
+        stored.store(name, rows)
+    except OSError as error:
+        return _not_written(error)
+    print(f"Stored in {stored.path()}; 'python -m snnkernels tune --forget' deletes it.")
+    return 0
+
+
+def _not_written(error: OSError) -> int:
+    from snnkernels.backends.triton import launch_tuned as stored
+
+    print(
+        f"tune: {stored.path()} cannot be written ({error}): nothing is stored, and the Triton "
+        "kernels run as before. Set XDG_CACHE_HOME to a folder that can be written",
+        file=sys.stderr,
+    )
+    return 1
+
+
+HEADER = (
+    f"{'kernel':9}{'dtype':10}{'neurons':>9}  {'old':>13}{'us':>9}  {'new':>13}{'us':>9}{'gain':>7}"
+)
+
+
+def lines(neurons: int, dtype: torch.dtype, forward, backward) -> str:
+    """Two rows of the table, and a note for each candidate that was refused."""
+    found = []
+    for kernel, choice in (("forward", forward), ("backward", backward)):
+        old, new = ("x".join(map(str, launch)) for launch in (choice.old, choice.new))
+        gain = f"{choice.old_ms / choice.new_ms:.2f}x" if choice.new != choice.old else "kept"
+        found.append(
+            f"{kernel:9}{str(dtype)[6:]:10}{neurons:9}  {old:>13}{choice.old_ms * 1e3:9.1f}  "
+            f"{new:>13}{choice.new_ms * 1e3:9.1f}{gain:>7}"
+        )
+        found += [
+            f"  refused {'x'.join(map(str, launch))}: {why.splitlines()[0]}"
+            for launch, why in choice.refused.items()
+        ]
+    return "\n".join(found)
+
+
+def comparison(faster) -> str:
+    """One line on two backends."""
+    if faster.problem is not None:
+        return f"  backend 'cuda' refused: {faster.problem}"
+    times = ", ".join(f"{name} {1e3 * ms:.1f} us" for name, ms in faster.milliseconds.items())
+    return f'  both passes: {times}; "auto" takes {faster.name}'
+
+
+def _forget() -> int:
+    from snnkernels.backends.triton import launch_tuned as stored
+
+    try:
+        there = stored.forget()
+    except OSError as error:
+        print(f"tune: {stored.path()} cannot be deleted: {error}", file=sys.stderr)
+        return 1
+    print(f"Deleted {stored.path()}." if there else f"Nothing is stored: no {stored.path()}.")
+    return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
+    return number

@@ -1,0 +1,1 @@
+"""What a call is: the neuron's options, state, surrogates and reference, memory and strides."""

@@ -1,0 +1,145 @@
+"""How a tensor `[T, N, *]` of any strides is walked: as rows of `[O, T, I]`, without a copy.
+
+Neurons are numbered in the memory order of the output: m = o * I + i with i contiguous. Any dense
+tensor has this form (channels_last and transposed ones too), and so has an input that is expanded
+over T or N.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snnkernels.core.output_memory import empty_strided
+
+
+class Rows(NamedTuple):
+    """Element (o, t, i) of a tensor lies at ``o * outer + t * time + i * inner`` elements."""
+
+    outer: int
+    time: int
+    inner: int  # 1, or 0 where a value is broadcast
+
+
+class Layout(NamedTuple):
+    """The common walk over the output (dense) and the inputs of one call.
+
+    Attributes:
+        steps: T.
+        outer: O, rows that lie apart from each other.
+        inner: I, neurons that lie side by side.
+        channels: size of dim 2, or 1 where there is none.
+        channel_inner: neurons, in memory order, that share a channel before the next one starts:
+            the channel of neuron m is ``(m // channel_inner) % channels``.
+        out: strides of the output and of everything that is laid out like it.
+        inputs: strides of each input, or None where it cannot be walked this way and must be
+            copied into the output's layout.
+    """
+
+    steps: int
+    outer: int
+    inner: int
+    channels: int
+    channel_inner: int
+    out: Rows
+    inputs: tuple[Rows | None, ...]
+
+    @property
+    def neurons(self) -> int:
+        return self.outer * self.inner
+
+
+def _merge(dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Join neighbouring (size, *strides), outermost first, wherever all strides allow it."""
+    merged: list[tuple[int, ...]] = []
+    for dim in dims:
+        if merged and all(
+            outer == inner * dim[0] for outer, inner in zip(merged[-1][1:], dim[1:], strict=True)
+        ):
+            merged[-1] = (merged[-1][0] * dim[0], *dim[1:])
+        else:
+            merged.append(dim)
+    return merged
+
+
+def _walkable(dims: list[tuple[int, ...]]) -> bool:
+    """At most O and I, I contiguous in the output and contiguous or constant in the inputs."""
+    if len(dims) < 2 and (not dims or dims[0][1] != 1):
+        return True  # one neuron, or one run of neurons with time innermost
+    return len(dims) <= 2 and dims[-1][1] == 1 and all(stride in (0, 1) for stride in dims[-1][2:])
+
+
+@lru_cache(maxsize=1024)
+def _layout(
+    shape: tuple[int, ...], out: tuple[int, ...], inputs: tuple[tuple[int, ...] | None, ...]
+) -> Layout:
+    order = sorted(
+        (d for d in range(1, len(shape)) if shape[d] != 1), key=lambda d: out[d], reverse=True
+    )
+    accepted: list[tuple[int, ...]] = []
+    kept: list[bool] = []
+    for strides in inputs:
+        trial = [*accepted, strides] if strides is not None else accepted
+        dims = [(shape[d], out[d], *(s[d] for s in trial)) for d in order]
+        ok = strides is not None and _walkable(_merge(dims))
+        kept.append(ok)
+        if ok:
+            accepted = trial
+    dims = _merge([(shape[d], out[d], *(s[d] for s in accepted)) for d in order])
+    if not dims:
+        dims = [(1, 1, *(1 for _ in accepted))]
+    if len(dims) == 1:
+        # One run of neurons: side by side (O = 1), or each a row of its own (time innermost).
+        outer, inner = (1, *(0 for _ in dims[0][1:])), (1, *(1 for _ in dims[0][1:]))
+        dims = [outer, dims[0]] if dims[0][1] == 1 else [dims[0], inner]
+    rows = [Rows(outer, 0, inner) for outer, inner in zip(dims[0][1:], dims[1][1:], strict=True)]
+    times = iter([s[0] for s in accepted])
+    walked = iter([row._replace(time=next(times)) for row in rows[1:]])
+    channels = shape[2] if len(shape) > 2 else 1
+    inside = 1
+    if len(shape) > 2 and shape[2] != 1:
+        for d in order[order.index(2) + 1 :]:
+            inside *= shape[d]
+    return Layout(
+        steps=shape[0],
+        outer=dims[0][0],
+        inner=dims[1][0],
+        channels=channels,
+        channel_inner=inside,
+        out=rows[0]._replace(time=out[0]),
+        inputs=tuple(next(walked) if ok else None for ok in kept),
+    )
+
+
+def common_layout(out: Tensor, *inputs: Tensor | None) -> Layout:
+    """The walk over ``out`` (dense) and those of ``inputs`` (same shape) that fit it."""
+    return _layout(
+        tuple(out.shape), out.stride(), tuple(None if t is None else t.stride() for t in inputs)
+    )
+
+
+def lay_out_like(x: Tensor, out: Tensor) -> Tensor:
+    """A copy of x, in x's dtype, with the strides of out."""
+    return torch.empty_strided(out.shape, out.stride(), dtype=x.dtype, device=x.device).copy_(x)
+
+
+def empty_rows(like: Tensor, *leading: int) -> Tensor:
+    """Uninitialised float32 `[*leading, *like.shape[1:]]`, each in the memory order of ``like``.
+
+    Args:
+        like: dense `[T, *]`.
+        leading: sizes in front, outermost first.
+    """
+    order = sorted(range(1, like.ndim), key=lambda d: like.stride(d))
+    strides, step = [0] * like.ndim, 1
+    for d in order:
+        strides[d] = step
+        step *= max(like.shape[d], 1)
+    front: list[int] = []
+    for size in reversed(leading):
+        front.insert(0, step)
+        step *= size
+    return empty_strided((*leading, *like.shape[1:]), (*front, *strides[1:]), torch.float32, like)

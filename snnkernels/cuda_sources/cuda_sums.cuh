@@ -1,1 +1,0 @@
-../../csrc/cuda_sums.cuh

@@ -1,1 +1,0 @@
-../../csrc/iir_kernels.cuh

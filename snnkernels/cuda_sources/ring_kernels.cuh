@@ -1,1 +1,0 @@
-../../csrc/ring_kernels.cuh

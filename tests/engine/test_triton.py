@@ -1,0 +1,115 @@
+"""The Triton backend in its interpreter: programs of few neurons, and where it is unavailable.
+
+The equations and all options are covered by ``test_backends.py`` with programs so large that one is
+often enough; here many of them share the work, in rows and across rows.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.engine import test_general as general
+from tests.tools.cases import NEURONS, Shape, make_inputs
+from tests.tools.compare import assert_matches, assert_same, expected, run
+from tests.tools.targets import TARGETS
+
+interpreted = pytest.mark.skipif(
+    not any(target.interpreted for target in TARGETS), reason="Triton is not in its interpreter"
+)
+
+# T is no multiple of the steps loaded ahead, or of those between checkpoints.
+MANY = {
+    "one_row_aligned": Shape((19, 2, 3, 32)),
+    "one_row_odd": Shape((5, 2, 3, 13)),
+    "rows_aligned": Shape((34, 3, 64), order=(1, 0, 2)),
+    "rows_odd": Shape((19, 3, 61), order=(1, 0, 2)),
+    "narrow_rows": Shape((18, 21, 5), order=(1, 0, 2)),
+    "time_innermost": Shape((17, 7, 11), order=(1, 2, 0)),
+}
+
+
+@interpreted
+@pytest.mark.usefixtures("nan_filled")
+@pytest.mark.parametrize(
+    ("name", "ahead"), (("default", 8), ("everything", 2), ("channel_hard", 32))
+)
+@pytest.mark.parametrize("shape", MANY.values(), ids=MANY)
+def test_many_programs(shape, name, ahead, monkeypatch):
+    from snnkernels.backends.triton.launch_table import LAUNCHES, Launch, Row
+
+    row = Row(0, Launch(32, 1, ahead), Launch(32, 1))
+    monkeypatch.setitem(LAUNCHES, "interpreter", {2: (row,), 4: (row,)})
+    dtype = torch.bfloat16 if ahead == 8 else torch.float32
+    want = expected(make_inputs(shape, NEURONS[name], dtype, seed=ahead), NEURONS[name])
+    assert_matches(run(want.inputs, NEURONS[name], "triton"), want)
+
+
+@interpreted
+@pytest.mark.usefixtures("nan_filled")
+@pytest.mark.parametrize("name", ("rows_odd", "narrow_rows"))
+def test_every_option_at_once(name, monkeypatch):
+    """The general neuron in several programs, cut into the shortest pieces of steps."""
+    from snnkernels.backends.triton.launch_table import LAUNCHES, Launch, Row
+
+    row = Row(0, Launch(128, 4, 4), Launch(128, 4))
+    monkeypatch.setitem(LAUNCHES, "interpreter", {2: (row,), 4: (row,)})
+    assert row.backward.fitting(aligned=False, held=3).ahead == 4
+    shape = MANY[name]
+    x, want, arriving = general.make(shape.sizes, (2, 2), True, 0.8, "trace")
+    arriving |= {"h": torch.randn(shape.sizes), "penalty": torch.tensor(300.0)}
+    options = {"reset": "trace", "refractory": 2, "record": "h", "regulariser": (0.3, -0.1)}
+    x = shape.arrange(x)
+    got, got_grads = general.run(x, want, arriving, "triton", **options)
+    ref, ref_grads = general.run(x, want, arriving, "torch", **options)
+    assert_same(got["s"], ref["s"], "s")
+    for name in ("h", "v", "synapse", "trace", "refractory"):
+        assert_same(got[name], ref[name], name, strides=False)
+    for name in ("x", "v", "synapse", "trace"):
+        assert_same(got_grads[name], ref_grads[name], f"d{name}", strides=False)
+    for name in ("decay", "v_threshold", "gain", "trace_decay", "alpha", "beta"):
+        torch.testing.assert_close(got_grads[name], ref_grads[name], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(got["penalty"], ref["penalty"])
+
+
+@interpreted
+def test_bfloat16_denormals_stay():
+    inputs = make_inputs(Shape((4, 300)), NEURONS["soft"], torch.bfloat16, "special")
+    assert ((inputs.x != 0) & (inputs.x.abs() < 1e-38)).any()
+    want = expected(inputs, NEURONS["soft"])
+    assert_matches(run(inputs, NEURONS["soft"], "triton"), want)
+
+
+def test_launches_cover_every_call():
+    pytest.importorskip("triton")
+    from snnkernels.backends.triton.launch_table import CHECKPOINT_EVERY, LAUNCHES, launches_for
+
+    for kind in (*LAUNCHES, "sm_86"):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            for neurons in (1, 1 << 14, 1 << 17, 1 << 40):
+                row = launches_for(kind, neurons, dtype)
+                assert row.backward.ahead == CHECKPOINT_EVERY
+                for launch in (row.forward, row.backward):
+                    fits = [launch.fitting(aligned=a, held=k) for a in (1, 0) for k in range(4)]
+                    assert fits[0] == launch
+                    for number in (n for fit in fits for n in fit):
+                        assert number > 0 and number & (number - 1) == 0, (kind, launch)
+
+
+def test_says_why_not_without_interpreter():
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    code = (
+        "import sys, torch, snnkernels as snn\n"
+        "assert 'snnkernels.backends.triton' not in sys.modules\n"
+        "try: snn.lif(torch.zeros(2, 3), backend='triton')\n"
+        "except RuntimeError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "TRITON_INTERPRET=1" in done.stdout

@@ -1,0 +1,362 @@
+"""`python -m snnkernels tune`: candidates, the choice, the file. The kernels run interpreted."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+
+from snnkernels.cli import main, tune
+from tests.tools.targets import TARGETS
+
+pytest.importorskip("triton", reason="needs snnkernels[triton]")
+from snnkernels.backends.triton import launch_table as launches  # noqa: E402
+from snnkernels.backends.triton import launch_tuned as stored  # noqa: E402
+from snnkernels.backends.triton.launch_table import LAUNCHES, Launch, Row  # noqa: E402
+from snnkernels.cli import tuning  # noqa: E402
+
+OLD, FAST, WRONG = Launch(128, 4), Launch(256, 4), Launch(64, 2)
+ROWS = {
+    size: (Row(1 << 16, Launch(256, 4, 8), OLD, "cuda"), Row(0, Launch(32, 1, 32), Launch(32, 1)))
+    for size in (2, 4)
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """A cache folder of its own, and a GPU by name."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    stored.stored_rows.cache_clear()
+    yield tmp_path
+    stored.stored_rows.cache_clear()
+
+
+@pytest.mark.parametrize("kind", ("sm_90", "unknown"))
+def test_candidates_are_sensible_and_few(kind):
+    for rows in LAUNCHES[kind].values():
+        for row in rows:
+            for launch, backward in ((row.forward, False), (row.backward, True)):
+                found = tuning.candidates(launch, backward)
+                assert found[0] == launch and len(found) == len(set(found)) <= 13
+                assert len(found) > 1
+                for c in found:
+                    assert all(n > 0 and n & (n - 1) == 0 for n in c)
+                    assert c.block >= 32 * c.warps
+                    assert not backward or c.ahead == launches.CHECKPOINT_EVERY
+
+
+def test_sizes_measure_every_row():
+    starts = {
+        row.neurons for by_size in LAUNCHES.values() for rows in by_size.values() for row in rows
+    }
+    assert set(tuning.MEASURED_AT) == starts
+    assert list(tuning.MEASURED_AT) == sorted(starts)
+    edges = [*sorted(starts), float("inf")]
+    for start, end in zip(edges, edges[1:], strict=False):
+        assert start <= tuning.MEASURED_AT[start] < end
+
+
+def fake_timer(times: dict[Launch, list[float]]):
+    """Gives out times in turn; the last one from then on."""
+    given = {launch: list(reversed(list(times[launch]))) for launch in times}
+
+    def milliseconds(launch: Launch) -> float:
+        left = given[launch]
+        return left.pop() if len(left) > 1 else left[0]
+
+    return milliseconds
+
+
+def test_the_fastest_is_chosen():
+    choice = tuning.choose([OLD, FAST], lambda c: None, fake_timer({OLD: [2.0], FAST: [1.0]}), 3)
+    assert choice == (OLD, FAST, 2.0, 1.0, {})
+
+
+def test_one_slow_run_does_not_count():
+    times = fake_timer({OLD: [1.0, 99.0, 1.0], FAST: [2.0, 0.1, 2.0]})
+    assert tuning.choose([OLD, FAST], lambda c: None, times, 3).new == OLD
+
+
+def test_a_small_gain_is_noise():
+    times = fake_timer({OLD: [1.0], FAST: [0.98]})
+    assert tuning.choose([OLD, FAST], lambda c: None, times, 3).new == OLD
+
+
+def test_luck_does_not_last():
+    times = fake_timer({OLD: [1.0], FAST: [0.5, 0.5, 0.5, 1.1]})  # slower when measured again
+    choice = tuning.choose([OLD, FAST], lambda c: None, times, 3)
+    assert choice.new == OLD and choice.refused == {}
+
+
+def test_what_differs_is_refused_however_fast():
+    times = fake_timer({OLD: [1.0], FAST: [0.5]})  # WRONG is never timed
+    choice = tuning.choose([OLD, WRONG, FAST], {WRONG: "s differs"}.get, times, 3)
+    assert choice.new == FAST and choice.refused == {WRONG: "s differs"}
+    with pytest.raises(RuntimeError, match="launch of the table.*s differs"):
+        tuning.choose([OLD, FAST], {OLD: "s differs"}.get, times, 3)
+
+
+@pytest.mark.skipif(
+    not any(target.interpreted for target in TARGETS), reason="Triton is not in its interpreter"
+)
+def test_a_case_measures_launches_and_refuses_wrong_ones(monkeypatch):
+    monkeypatch.setattr(tuning, "_REFERENCE", 50)  # the reference computes in parts
+    case = tuning.Case(64, torch.bfloat16, "cpu", steps=18)
+    row = Row(0, Launch(64, 1, 8), Launch(64, 1))
+    assert case.problem(row) is None
+    run = tuning.kernels.neuron_forward
+
+    def forward(*arguments, launch, **keywords):
+        run(*arguments, launch=launch, **keywords)
+        if launch.block == 128:
+            keywords["s"][-1, 5] = 1 - keywords["s"][-1, 5]
+        if launch.warps == 2:
+            raise tuning.OutOfResources(9, 8, "registers")
+
+    monkeypatch.setattr(tuning.kernels, "neuron_forward", forward)
+    order = []
+
+    def timer(call):
+        call()
+        order.append(call.args[0])
+        return lambda: 1.0 / call.args[0].ahead if call.func == case.forward else 1.0
+
+    forward_choice, backward_choice = case.choices(row, timer, rounds=1)
+    refused = {c for c in tuning.candidates(row.forward, False) if c.block == 128 or c.warps == 2}
+    assert refused and set(forward_choice.refused) == refused
+    assert not refused & set(order)
+    assert "s does not equal" in forward_choice.refused[Launch(128, 1, 8)]
+    assert forward_choice.new in (Launch(64, 1, 16), Launch(32, 1, 16))
+    assert backward_choice.new == row.backward and not backward_choice.refused
+    text = tune.lines(256, torch.bfloat16, forward_choice, backward_choice)
+    assert "2.00x" in text and "kept" in text and "out of resource" in text
+
+
+@pytest.mark.skipif(
+    not any(target.interpreted for target in TARGETS), reason="Triton is not in its interpreter"
+)
+@pytest.mark.parametrize("cuda_ms, wins", [(0.9, "cuda"), (0.99, "triton"), (2.0, "triton")])
+def test_another_backend_is_compared(cuda_ms, wins):
+    case, row = tuning.Case(64, torch.float32, "cpu", steps=18), Row(0, FAST, FAST)
+    kernels, calls = tuning.kernels, []
+
+    class Other:
+        def neuron_forward(*arguments, **buffers):
+            calls.append("forward")
+            kernels.neuron_forward(*arguments, **buffers)
+
+        def neuron_backward(*arguments, **buffers):
+            calls.append("backward")
+            kernels.neuron_backward(*arguments, **buffers)
+
+    times = iter((1.0, cuda_ms) * 3)
+
+    def timer(run):
+        run()
+        return lambda: next(times)
+
+    got = case.faster(row, "cuda", Other, timer, rounds=3)
+    assert got == (wins, {"triton": 1.0, "cuda": cuda_ms}, None)
+    assert calls == ["forward", "backward"] * 2  # for its results, and for the timer
+    assert f'"auto" takes {wins}' in tune.comparison(got)
+
+    class Wrong(Other):
+        def neuron_backward(*arguments, **buffers):
+            kernels.neuron_backward(*arguments, **buffers)
+            buffers["dx"][3, 3] += 1
+
+    got = case.faster(row, "cuda", Wrong, timer, rounds=3)
+    assert got.name == "triton" and "dx does not equal" in tune.comparison(got)
+
+
+def test_auto_takes_what_was_measured_faster(monkeypatch):
+    from snnkernels import backends
+    from snnkernels.backends.triton import launch as calls
+
+    monkeypatch.setattr(calls, "INTERPRETED", False)
+    monkeypatch.setattr(calls, "gpu_class", lambda index: "sm_90")
+    here = {"triton", "cuda"}
+    monkeypatch.setattr(backends, "why_unavailable", lambda n, _: None if n in here else "not here")
+    stored.store("GPU 0", ROWS)
+    choose = backends.choose.__wrapped__  # what was found is kept otherwise
+
+    class X(list):
+        device, dtype = torch.device("cuda", 0), torch.float32
+
+        def __getitem__(self, part):
+            assert part == slice(None, 1)
+            return torch.empty(1, *self, device="meta")
+
+    assert backends.faster_on_gpu(X([4, 1 << 18])) == "cuda"
+    assert backends.faster_on_gpu(X([4, 16])) == "triton"
+    assert backends.faster_on_gpu(torch.zeros(1, 1)) is None  # on the CPU
+    assert choose("auto", "cuda", torch.float32, first="cuda") == "cuda"
+    assert choose("auto", "cuda", torch.float32, first="triton") == "triton"
+    assert choose("auto", "cuda", torch.float32) == "triton"
+    assert choose("triton", "cuda", torch.float32, first="cuda") == "triton"
+    assert choose("auto", "cuda", torch.float64, first="cuda") == "torch"
+    here.remove("cuda")
+    assert choose("auto", "cuda", torch.float32, first="cuda") == "triton"
+    here.clear()
+    assert backends.faster_on_gpu(X([4, 1 << 18])) is None
+
+
+def test_stored_launches_are_used_on_that_gpu_alone():
+    assert stored.stored_row(0, 1 << 20, torch.float32) is None
+    stored.store("GPU 0", ROWS)
+    assert stored.stored_row(0, 1 << 20, torch.float32) == ROWS[4][0]
+    assert stored.stored_row(0, 100, torch.float16) == ROWS[2][1]
+    assert stored.stored_row(1, 1 << 20, torch.float32) is None
+    stored.store("GPU 1", {size: (rows[1],) for size, rows in ROWS.items()})
+    assert stored.read() == {"GPU 0": ROWS, "GPU 1": {s: (r[1],) for s, r in ROWS.items()}}
+    assert [file.name for file in stored.path().parent.iterdir()] == [stored.path().name]
+
+
+def test_a_launch_asks_the_file_once(monkeypatch):
+    from snnkernels.backends.triton import launch as calls
+
+    monkeypatch.setattr(calls, "INTERPRETED", False)
+    monkeypatch.setattr(calls, "gpu_class", lambda index: "sm_90")
+    stored.store("GPU 0", ROWS)
+
+    class X:
+        device, dtype = torch.device("cuda", 0), torch.float32
+
+    assert calls.table_row(1 << 20, X) == ROWS[4][0]
+    stored.path().unlink()
+    assert calls.table_row(1 << 20, X) == ROWS[4][0]
+    stored.stored_rows.cache_clear()
+    assert calls.table_row(1 << 20, X) == launches.launches_for("sm_90", 1 << 20, torch.float32)
+
+
+def changed(**parts) -> str:
+    stored.store("GPU 0", ROWS)
+    return json.dumps(json.loads(stored.path().read_text()) | parts)
+
+
+ROW = {"neurons": 0, "forward": [32, 1, 32], "backward": [32, 1, 16], "faster": "triton"}
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (lambda: changed(format=99), "format 99, this version reads 2"),
+        (lambda: changed()[:-40], "damaged"),
+        (lambda: "[]", "damaged"),
+        (lambda: '{"format": 2}', "damaged"),
+        (
+            lambda: changed(gpus={"GPU 0": {"4": [ROW | {"faster": "cpp"}], "2": [ROW]}}),
+            "'cpp' is no",
+        ),
+        (lambda: changed(gpus={"GPU 0": {"4": [ROW]}}), "damaged"),
+        (lambda: changed(gpus={"GPU 0": {"4": [ROW, ROW], "2": [ROW]}}), "damaged"),
+        (lambda: changed(gpus={"GPU 0": {"4": [ROW | {"neurons": 1}], "2": [ROW]}}), "damaged"),
+        (lambda: changed(gpus={"GPU 0": {"4": [ROW | {"forward": [33, 1, 4]}], "2": [ROW]}}), "33"),
+        (lambda: changed(gpus={"GPU 0": {"4": [ROW | {"forward": [32]}], "2": [ROW]}}), "damaged"),
+        (
+            lambda: changed(gpus={"GPU 0": {"4": [ROW | {"backward": [32, 1, 8]}], "2": [ROW]}}),
+            "16 steps ahead",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_warning(content, found):
+    text = content()
+    stored.path().parent.mkdir(exist_ok=True)
+    stored.path().write_text(text)
+    stored.stored_rows.cache_clear()
+    with pytest.warns(UserWarning, match=found) as seen:
+        assert stored.stored_row(0, 5, torch.float32) is None
+    message = str(seen[0].message)
+    assert str(stored.path()) in message and "launches that snnkernels brings" in message
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert stored.stored_row(0, 5, torch.float32) is None  # said once
+        stored.store("GPU 0", ROWS)  # replaces it
+        assert stored.stored_row(0, 5, torch.float32) == ROWS[4][1]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU that is twice as fast with twice the neurons in a program; no kernel runs."""
+
+    class Case(tuning.Case):
+        def __init__(self, neurons, dtype, device):
+            assert device == "cuda"
+
+        def problem(self, row):
+            return None
+
+        def faster(self, row, name, other, timer, rounds):
+            assert row.forward.block and name == "cuda" and other == "module of cuda"
+            return tuning.Faster("cuda", {"triton": 2e-3, "cuda": 1e-3}, None)
+
+    def timer(run):
+        return lambda: 1.0 / run.args[0].block
+
+    monkeypatch.setattr(tune, "why_unavailable", lambda *backend: None)
+    monkeypatch.setattr(tune, "load", lambda name: f"module of {name}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(launches, "gpu_class", lambda index: "sm_77")
+    monkeypatch.setattr(tuning, "gpu_timer", lambda: timer)
+    monkeypatch.setattr(tuning, "Case", Case)
+
+
+def test_the_command_stores_a_row_for_every_size(gpu, capsys):
+    assert main(["tune", "--rounds", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "GPU 0 (sm_77, which the table does not know)" in said
+    assert said.count("2.00x") == 2 * 2 * len(tuning.MEASURED_AT)
+    for dtype in (torch.float32, torch.bfloat16):
+        for neurons in tuning.MEASURED_AT.values():
+            old = launches.launches_for("unknown", neurons, dtype)
+            new = stored.stored_row(0, neurons, dtype)
+            assert new.forward.block == 2 * old.forward.block
+            assert new.backward.block == 2 * old.backward.block
+            assert new.faster == "cuda"
+    assert said.count('triton 2.0 us, cuda 1.0 us; "auto" takes cuda') == 2 * len(
+        tuning.MEASURED_AT
+    )
+
+
+def test_without_the_cuda_kernels_triton_stays(gpu, monkeypatch, capsys):
+    missing = {"cuda": "no nvcc here"}
+    monkeypatch.setattr(tune, "why_unavailable", lambda name, _: missing.get(name))
+    assert main(["tune", "--rounds", "1"]) == 0
+    assert "Backend 'cuda' is not compared: no nvcc here." in capsys.readouterr().out
+    assert stored.stored_row(0, 1 << 20, torch.float32).faster == "triton"
+
+
+def test_a_folder_that_cannot_be_written(gpu, cache, monkeypatch, capsys):
+    (cache / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "file"))
+    for run in (lambda: main(["tune"]), lambda: tune.store("GPU 0", ROWS)):
+        assert run() == 1
+        said = capsys.readouterr()
+        assert said.out == ""  # nothing was measured
+        for words in (str(stored.path()), "XDG_CACHE_HOME", "run as before"):
+            assert words in said.err
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert stored.stored_row(0, 5, torch.float32) is None
+
+
+def test_forget(capsys):
+    assert tune.store("GPU 0", ROWS) == 0
+    assert str(stored.path()) in capsys.readouterr().out
+    assert main(["tune", "--forget"]) == 0
+    assert not stored.path().exists() and "Deleted" in capsys.readouterr().out
+    assert stored.stored_row(0, 5, torch.float32) is None
+    assert main(["tune", "--forget"]) == 0
+    assert "Nothing is stored" in capsys.readouterr().out
+
+
+def test_without_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["tune"]) == 2
+    said = capsys.readouterr()
+    assert "needs a CUDA GPU that Triton can use" in said.err
+    assert said.out == "" and said.err.count("\n") == 1
+    assert not stored.path().exists()

@@ -1,0 +1,94 @@
+"""The CUDA kernels on the CPU: ``backends/cuda.py`` with launches that an emulation takes."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import shutil
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from snnkernels import backends
+from snnkernels.backends import cuda
+from snnkernels.ops import iir as filter_ops
+from snnkernels.ops import lif as ops
+from tests.tools.targets import Target
+
+ON_HOST = Target("cuda")  # on CPU tensors, within the fixture `emulator`
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "cuda_on_host"
+
+
+def build() -> Path:
+    """Build ``libcuda_on_host`` (nothing where it is up to date), one process at a time."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build()
+
+
+def _build() -> Path:
+    binaries = Path(sys.executable).parent
+    path = f"{binaries}:/usr/local/bin:/usr/bin:/bin"
+    cmake, ninja = shutil.which("cmake", path=path), shutil.which("ninja", path=path)
+    flags = ["-DSNN_PYTHON=OFF", "-DSNN_CUDA=OFF", "-DSNN_CUDA_ON_HOST=ON"]
+    flags += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
+    for command in (
+        [cmake, "-S", ROOT, "-B", BUILD, *flags],
+        [cmake, "--build", BUILD, "--target", "cuda_on_host"],
+    ):
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return BUILD / "libcuda_on_host.so"
+
+
+class Emulator:
+    """Runs launches on the CPU and remembers which kernels it ran."""
+
+    def __init__(self, library: Path):
+        self.library = ctypes.CDLL(str(library))
+        self.library.kernel_names.restype = ctypes.c_char_p
+        self.library.launch.argtypes = [
+            ctypes.c_char_p,
+            ctypes.c_uint,
+            ctypes.c_uint,
+            ctypes.c_char_p,
+            ctypes.c_size_t,
+        ]
+        self.launched: list[str] = []
+
+    def kernel_names(self) -> list[str]:
+        return self.library.kernel_names().decode().split("\n")[:-1]
+
+    def launch(self, kernel, blocks, threads, arguments, stream) -> None:
+        self.launched.append(kernel)
+        status = self.library.launch(kernel.encode(), blocks, threads, arguments, len(arguments))
+        assert status == 0, f"{('', 'there is no kernel', 'wrong arguments for')[status]} {kernel}"
+
+
+@pytest.fixture(scope="session")
+def emulator_library() -> Path:
+    return build()
+
+
+@pytest.fixture
+def emulator(emulator_library, monkeypatch):
+    """``backend="cuda"`` works on CPU tensors; ``multiprocessors`` sets the size of the GPU."""
+    machine = Emulator(emulator_library)
+    machine.multiprocessors = 132
+
+    def choose(name, *rest):  # where "cuda" may run is not the matter
+        return name if name == "cuda" else backends.choose(name, *rest)
+
+    monkeypatch.setattr(ops, "choose", choose)
+    monkeypatch.setattr(filter_ops, "choose", choose)
+    monkeypatch.setattr(
+        cuda,
+        "_target",
+        lambda x: cuda.Target(machine.launch, machine.multiprocessors, 0, nullcontext()),
+    )
+    return machine
