@@ -15,8 +15,8 @@ import torch
 
 import snnkernels
 from snnkernels.backends import available_backends
-from snnkernels.cli import recipe
-from snnkernels.cli.speed import interleaved
+from snnkernels.cli import _recipe
+from snnkernels.cli._speed import interleaved
 
 LAYERS = (300, 500, 200, 500, 300)
 ROUNDS = 3  # of the measurement: the median counts
@@ -24,7 +24,7 @@ ROUNDS = 3  # of the measurement: the median counts
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe's options."""
-    recipe.add_arguments(parser, out="runs/associative", epochs=50)
+    _recipe.add_arguments(parser, out="runs/associative", epochs=50)
     parser.add_argument("--seed", type=int, default=0, help="of patterns, noise and weights")
     parser.add_argument("--early", type=int, default=5, help="epoch of the first picture")
     parser.add_argument("--versions", type=int, default=50, help="of a pattern (default 50)")
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         from snnkernels.train.callbacks import OtherRunError
         from snnkernels.train.module import InMemoryData
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(recipe.NEEDS.format(error)) from error
+        raise ModuleNotFoundError(_recipe.NEEDS.format(error)) from error
     snnkernels.keep_freed_memory()
     patterns = task.make_patterns(trains=LAYERS[0], steps=args.steps, seed=args.seed)
     # Not the seed of the patterns: the same numbers would say which spikes there are and which of
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     names = ("seed", "backend", "early", "versions", "steps", "lr")
     try:
-        result = recipe.train(
+        result = _recipe.train(
             module,
             InMemoryData(data, batch_size=len(patterns), seed=args.seed),
             args.out,
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             f"Steps of an epoch: torch {times['torch']:.1f} s, {used} {times[used]:.1f} s, "
             f"{times['torch'] / times[used]:.1f} times as fast"
         )
-    recipe.write_json(args.out / "summary.json", summary)
+    _recipe.write_json(args.out / "summary.json", summary)
     trains = {"input": shown[0]}
     for epoch in summary["after"]:
         path = args.out / f"recalled-{epoch}.pt"

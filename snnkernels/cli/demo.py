@@ -110,7 +110,7 @@ def _network(backend: str):
 
 def _compare(network, data, out: Path) -> Path | None:
     """Time the network with its neurons on each backend that is faster than the plain loop."""
-    from snnkernels.cli.speed import compare
+    from snnkernels.cli._speed import compare
     from snnkernels.train import figures
     from snnkernels.train import module as training
 

@@ -11,17 +11,17 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from snnkernels.cli import series
+from snnkernels.cli import _series
 from snnkernels.train import data
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe's options."""
     parser.add_argument("folder", type=Path, help=f"of recordings {data.NAMES}")
-    series.add_arguments(parser, out="runs/digits", epochs=15, batch=64)
+    _series.add_arguments(parser, out="runs/digits", epochs=15, batch=64)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train and show."""
     load = partial(data.spoken_digits, args.folder)
-    return series.run(args, "Spoken digits", load, {"folder": str(args.folder.resolve())}, {})
+    return _series.run(args, "Spoken digits", load, {"folder": str(args.folder.resolve())}, {})

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"tune: this needs a CUDA GPU that Triton can use: {reason}.", file=sys.stderr)
         return 2
     from snnkernels.backends.triton import launch_table as launches
-    from snnkernels.cli import tuning
+    from snnkernels.cli import _tuning
 
     try:
         check_writable()
@@ -53,12 +53,12 @@ def run(args: argparse.Namespace) -> int:
     no_cuda = why_unavailable("cuda", "cuda")
     if no_cuda is not None:
         print(f"Backend 'cuda' is not compared: {no_cuda}.")
-    timer, rows = tuning.gpu_timer(), {}
+    timer, rows = _tuning.gpu_timer(), {}
     for dtype in DTYPES:
         found = []
-        for start, neurons in tuning.MEASURED_AT.items():
+        for start, neurons in _tuning.MEASURED_AT.items():
             old = launches.launches_for(kind, start, dtype)
-            case = tuning.Case(neurons, dtype, "cuda")
+            case = _tuning.Case(neurons, dtype, "cuda")
             forward, backward = case.choices(old, timer, args.rounds)
             print(lines(neurons, dtype, forward, backward), flush=True)
             row = launches.Row(start, forward.new, backward.new)

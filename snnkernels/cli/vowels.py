@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import argparse
 
-from snnkernels.cli import series
+from snnkernels.cli import _series
 from snnkernels.train import data
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe's options."""
-    series.add_arguments(parser, out="runs/vowels", epochs=30, batch=32)
+    _series.add_arguments(parser, out="runs/vowels", epochs=30, batch=32)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train and show."""
-    return series.run(args, "Japanese Vowels", data.japanese_vowels, {}, {"hold": 4})
+    return _series.run(args, "Japanese Vowels", data.japanese_vowels, {}, {"hold": 4})

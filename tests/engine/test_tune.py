@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="needs snnkernels[triton]")
 from snnkernels.backends.triton import launch_table as launches  # noqa: E402
 from snnkernels.backends.triton import launch_tuned as stored  # noqa: E402
 from snnkernels.backends.triton.launch_table import LAUNCHES, Launch, Row  # noqa: E402
-from snnkernels.cli import tuning  # noqa: E402
+from snnkernels.cli import _tuning  # noqa: E402
 
 OLD, FAST, WRONG = Launch(128, 4), Launch(256, 4), Launch(64, 2)
 ROWS = {
@@ -39,7 +39,7 @@ def test_candidates_are_sensible_and_few(kind):
     for rows in LAUNCHES[kind].values():
         for row in rows:
             for launch, backward in ((row.forward, False), (row.backward, True)):
-                found = tuning.candidates(launch, backward)
+                found = _tuning.candidates(launch, backward)
                 assert found[0] == launch and len(found) == len(set(found)) <= 13
                 assert len(found) > 1
                 for c in found:
@@ -52,11 +52,11 @@ def test_sizes_measure_every_row():
     starts = {
         row.neurons for by_size in LAUNCHES.values() for rows in by_size.values() for row in rows
     }
-    assert set(tuning.MEASURED_AT) == starts
-    assert list(tuning.MEASURED_AT) == sorted(starts)
+    assert set(_tuning.MEASURED_AT) == starts
+    assert list(_tuning.MEASURED_AT) == sorted(starts)
     edges = [*sorted(starts), float("inf")]
     for start, end in zip(edges, edges[1:], strict=False):
-        assert start <= tuning.MEASURED_AT[start] < end
+        assert start <= _tuning.MEASURED_AT[start] < end
 
 
 def fake_timer(times: dict[Launch, list[float]]):
@@ -71,52 +71,52 @@ def fake_timer(times: dict[Launch, list[float]]):
 
 
 def test_the_fastest_is_chosen():
-    choice = tuning.choose([OLD, FAST], lambda c: None, fake_timer({OLD: [2.0], FAST: [1.0]}), 3)
+    choice = _tuning.choose([OLD, FAST], lambda c: None, fake_timer({OLD: [2.0], FAST: [1.0]}), 3)
     assert choice == (OLD, FAST, 2.0, 1.0, {})
 
 
 def test_one_slow_run_does_not_count():
     times = fake_timer({OLD: [1.0, 99.0, 1.0], FAST: [2.0, 0.1, 2.0]})
-    assert tuning.choose([OLD, FAST], lambda c: None, times, 3).new == OLD
+    assert _tuning.choose([OLD, FAST], lambda c: None, times, 3).new == OLD
 
 
 def test_a_small_gain_is_noise():
     times = fake_timer({OLD: [1.0], FAST: [0.98]})
-    assert tuning.choose([OLD, FAST], lambda c: None, times, 3).new == OLD
+    assert _tuning.choose([OLD, FAST], lambda c: None, times, 3).new == OLD
 
 
 def test_luck_does_not_last():
     times = fake_timer({OLD: [1.0], FAST: [0.5, 0.5, 0.5, 1.1]})  # slower when measured again
-    choice = tuning.choose([OLD, FAST], lambda c: None, times, 3)
+    choice = _tuning.choose([OLD, FAST], lambda c: None, times, 3)
     assert choice.new == OLD and choice.refused == {}
 
 
 def test_what_differs_is_refused_however_fast():
     times = fake_timer({OLD: [1.0], FAST: [0.5]})  # WRONG is never timed
-    choice = tuning.choose([OLD, WRONG, FAST], {WRONG: "s differs"}.get, times, 3)
+    choice = _tuning.choose([OLD, WRONG, FAST], {WRONG: "s differs"}.get, times, 3)
     assert choice.new == FAST and choice.refused == {WRONG: "s differs"}
     with pytest.raises(RuntimeError, match="launch of the table.*s differs"):
-        tuning.choose([OLD, FAST], {OLD: "s differs"}.get, times, 3)
+        _tuning.choose([OLD, FAST], {OLD: "s differs"}.get, times, 3)
 
 
 @pytest.mark.skipif(
     not any(target.interpreted for target in TARGETS), reason="Triton is not in its interpreter"
 )
 def test_a_case_measures_launches_and_refuses_wrong_ones(monkeypatch):
-    monkeypatch.setattr(tuning, "_REFERENCE", 50)  # the reference computes in parts
-    case = tuning.Case(64, torch.bfloat16, "cpu", steps=18)
+    monkeypatch.setattr(_tuning, "_REFERENCE", 50)  # the reference computes in parts
+    case = _tuning.Case(64, torch.bfloat16, "cpu", steps=18)
     row = Row(0, Launch(64, 1, 8), Launch(64, 1))
     assert case.problem(row) is None
-    run = tuning.kernels.neuron_forward
+    run = _tuning.kernels.neuron_forward
 
     def forward(*arguments, launch, **keywords):
         run(*arguments, launch=launch, **keywords)
         if launch.block == 128:
             keywords["s"][-1, 5] = 1 - keywords["s"][-1, 5]
         if launch.warps == 2:
-            raise tuning.OutOfResources(9, 8, "registers")
+            raise _tuning.OutOfResources(9, 8, "registers")
 
-    monkeypatch.setattr(tuning.kernels, "neuron_forward", forward)
+    monkeypatch.setattr(_tuning.kernels, "neuron_forward", forward)
     order = []
 
     def timer(call):
@@ -125,7 +125,7 @@ def test_a_case_measures_launches_and_refuses_wrong_ones(monkeypatch):
         return lambda: 1.0 / call.args[0].ahead if call.func == case.forward else 1.0
 
     forward_choice, backward_choice = case.choices(row, timer, rounds=1)
-    refused = {c for c in tuning.candidates(row.forward, False) if c.block == 128 or c.warps == 2}
+    refused = {c for c in _tuning.candidates(row.forward, False) if c.block == 128 or c.warps == 2}
     assert refused and set(forward_choice.refused) == refused
     assert not refused & set(order)
     assert "s does not equal" in forward_choice.refused[Launch(128, 1, 8)]
@@ -140,8 +140,8 @@ def test_a_case_measures_launches_and_refuses_wrong_ones(monkeypatch):
 )
 @pytest.mark.parametrize("cuda_ms, wins", [(0.9, "cuda"), (0.99, "triton"), (2.0, "triton")])
 def test_another_backend_is_compared(cuda_ms, wins):
-    case, row = tuning.Case(64, torch.float32, "cpu", steps=18), Row(0, FAST, FAST)
-    kernels, calls = tuning.kernels, []
+    case, row = _tuning.Case(64, torch.float32, "cpu", steps=18), Row(0, FAST, FAST)
+    kernels, calls = _tuning.kernels, []
 
     class Other:
         def neuron_forward(*arguments, **buffers):
@@ -282,7 +282,7 @@ def test_a_file_that_cannot_be_used_is_one_warning(content, found):
 def gpu(monkeypatch):
     """A GPU that is twice as fast with twice the neurons in a program; no kernel runs."""
 
-    class Case(tuning.Case):
+    class Case(_tuning.Case):
         def __init__(self, neurons, dtype, device):
             assert device == "cuda"
 
@@ -291,7 +291,7 @@ def gpu(monkeypatch):
 
         def faster(self, row, name, other, timer, rounds):
             assert row.forward.block and name == "cuda" and other == "module of cuda"
-            return tuning.Faster("cuda", {"triton": 2e-3, "cuda": 1e-3}, None)
+            return _tuning.Faster("cuda", {"triton": 2e-3, "cuda": 1e-3}, None)
 
     def timer(run):
         return lambda: 1.0 / run.args[0].block
@@ -301,24 +301,24 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(launches, "gpu_class", lambda index: "sm_77")
-    monkeypatch.setattr(tuning, "gpu_timer", lambda: timer)
-    monkeypatch.setattr(tuning, "Case", Case)
+    monkeypatch.setattr(_tuning, "gpu_timer", lambda: timer)
+    monkeypatch.setattr(_tuning, "Case", Case)
 
 
 def test_the_command_stores_a_row_for_every_size(gpu, capsys):
     assert main(["tune", "--rounds", "3"]) == 0
     said = capsys.readouterr().out
     assert "GPU 0 (sm_77, which the table does not know)" in said
-    assert said.count("2.00x") == 2 * 2 * len(tuning.MEASURED_AT)
+    assert said.count("2.00x") == 2 * 2 * len(_tuning.MEASURED_AT)
     for dtype in (torch.float32, torch.bfloat16):
-        for neurons in tuning.MEASURED_AT.values():
+        for neurons in _tuning.MEASURED_AT.values():
             old = launches.launches_for("unknown", neurons, dtype)
             new = stored.stored_row(0, neurons, dtype)
             assert new.forward.block == 2 * old.forward.block
             assert new.backward.block == 2 * old.backward.block
             assert new.faster == "cuda"
     assert said.count('triton 2.0 us, cuda 1.0 us; "auto" takes cuda') == 2 * len(
-        tuning.MEASURED_AT
+        _tuning.MEASURED_AT
     )
 
 

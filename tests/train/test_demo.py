@@ -14,7 +14,7 @@ from snnkernels.cli import info, main
 from snnkernels.train import data
 
 training = pytest.importorskip("snnkernels.train.module", reason="needs snnkernels[train]")
-from snnkernels.cli import demo, speed  # noqa: E402
+from snnkernels.cli import _speed, demo  # noqa: E402
 from snnkernels.train import callbacks  # noqa: E402
 from snnkernels.train.digit_net import DigitNet  # noqa: E402
 from snnkernels.train.probe import watch  # noqa: E402
@@ -276,14 +276,14 @@ def test_speed_is_not_measured_where_results_differ():
     networks = {"a": DigitNet(steps=2), "b": DigitNet(steps=2)}
     batch = torch.rand(2, 1, 28, 28), torch.tensor([1, 2])
     with pytest.raises(RuntimeError, match="a and b differ: nothing is timed"):
-        speed.compare(networks, training.mse_loss, batch, training.adamw(), rounds=1)
+        _speed.compare(networks, training.mse_loss, batch, training.adamw(), rounds=1)
 
 
 def test_share_of_the_neurons_is_part_of_the_step():
     networks = {name: DigitNet(steps=2, backend=name) for name in ("torch", "cpp")}
     networks["cpp"].load_state_dict(networks["torch"].state_dict())
     batch = torch.rand(4, 1, 28, 28), torch.arange(4)
-    result = speed.compare(networks, training.mse_loss, batch, training.adamw(), rounds=1)
+    result = _speed.compare(networks, training.mse_loss, batch, training.adamw(), rounds=1)
     assert result.equal and result.shape == (2, 4, 48, 28, 28)
     for name in networks:
         assert 0 < result.share[name] < 1
@@ -293,7 +293,7 @@ def test_share_of_the_neurons_is_part_of_the_step():
 def test_interleaved_takes_turns():
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "ab"}
-    times = speed.interleaved(runs, 2)
+    times = _speed.interleaved(runs, 2)
     assert [len(times[name]) for name in "ab"] == [2, 2]
     assert order == ["a", "b"] * 3
 

@@ -203,10 +203,10 @@ def main():
 
 
 def test_a_study_goes_on_where_it_was_stopped(vowels, tmp_path, monkeypatch, capsys, main):
-    from snnkernels.cli import series
+    from snnkernels.cli import _series
     from snnkernels.train.module import SpikingClassifier
 
-    monkeypatch.setattr(series, "SEEDS", (0, 1))
+    monkeypatch.setattr(_series, "SEEDS", (0, 1))
     step, taken = SpikingClassifier.training_step, []
 
     def training_step(self, batch, index):
@@ -233,7 +233,7 @@ def test_a_study_goes_on_where_it_was_stopped(vowels, tmp_path, monkeypatch, cap
     found = [json.loads((p / "fixed-0" / "result.json").read_text()) for p in (whole, parts)]
     assert found[0]["steps"] == found[1]["steps"] and len(found[0]["steps"]) == 4
     table = (parts / "study.md").read_text()
-    assert table.count("±") == 3 and all(name in table for name in series.NETWORKS.values())
+    assert table.count("±") == 3 and all(name in table for name in _series.NETWORKS.values())
     assert {p.name for p in (parts / "trained-1").iterdir()} == {
         *("result.json", "model.ckpt", "curves.png", "kernels.png")
     }

@@ -10,7 +10,7 @@ from statistics import mean, median, stdev
 import torch
 
 import snnkernels
-from snnkernels.cli import recipe
+from snnkernels.cli import _recipe
 
 NETWORKS = {
     "trained": "spiking, filters trained",
@@ -23,7 +23,7 @@ FILTER_LR = 5e-4  # each coefficient acts on every spike of its input
 
 def add_arguments(parser: argparse.ArgumentParser, *, out: str, epochs: int, batch: int) -> None:
     """The options of a recipe for time series."""
-    recipe.add_arguments(parser, out=out, epochs=epochs)
+    _recipe.add_arguments(parser, out=out, epochs=epochs)
     parser.add_argument(
         "--network", choices=NETWORKS, default="trained", help="what to train (default trained)"
     )
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, title: str, load: Callable, settings: dict, op
         from snnkernels.train import figures
         from snnkernels.train.callbacks import OtherRunError
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(recipe.NEEDS.format(error)) from error
+        raise ModuleNotFoundError(_recipe.NEEDS.format(error)) from error
     snnkernels.keep_freed_memory()
     try:
         dataset = load()
@@ -105,7 +105,7 @@ def _train(
     start = network.network.kernels(30) if name == "trained" else None
     out = args.out / f"{name}-{seed}"
     print(f"\n{NETWORKS[name]}, seed {seed}, in {out}")
-    result = recipe.train(
+    result = _recipe.train(
         SpikingClassifier(
             network,
             classes=dataset.classes,
