@@ -6,7 +6,7 @@ import argparse
 import sys
 from importlib import import_module
 
-COMMANDS = ("demo", "fit", "associative", "vowels", "digits", "info", "tune")
+COMMANDS = ("demo", "fit", "associative", "japanese-vowels", "spoken-digits", "info", "tune")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m snnkernels", description=__doc__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = import_module(f"snnkernels.cli.{name}")
+        module = import_module(f"snnkernels.cli.{name.replace('-', '_')}")
         summary = module.__doc__.splitlines()[0]
         pass_on = getattr(module, "PASS_ON", False)  # --help too
         command = commands.add_parser(

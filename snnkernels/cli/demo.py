@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     snnkernels.keep_freed_memory()
     torch.manual_seed(args.seed)
     network = _network(args.backend)
-    data = training.InMemoryData("digits", seed=args.seed)
+    data = training.InMemoryData("handwritten_digits", seed=args.seed)
     data.setup()
     used = available_backends("cpu")[0] if args.backend == "auto" else args.backend
     print(

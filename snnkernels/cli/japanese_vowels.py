@@ -14,7 +14,7 @@ from snnkernels.train import data
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe's options."""
-    _series.add_arguments(parser, out="runs/vowels", epochs=30, batch=32)
+    _series.add_arguments(parser, out="runs/japanese-vowels", epochs=30, batch=32)
 
 
 def run(args: argparse.Namespace) -> int:

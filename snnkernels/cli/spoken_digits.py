@@ -18,7 +18,7 @@ from snnkernels.train import data
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe's options."""
     parser.add_argument("folder", type=Path, help=f"of recordings {data.NAMES}")
-    _series.add_arguments(parser, out="runs/digits", epochs=15, batch=64)
+    _series.add_arguments(parser, out="runs/spoken-digits", epochs=15, batch=64)
 
 
 def run(args: argparse.Namespace) -> int:
