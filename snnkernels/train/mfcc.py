@@ -33,30 +33,51 @@ def mfcc(
         `[frames, coefficients]`; frames lie around 0, hop, 2 hop ... until the end of the wave.
 
     Raises:
-        ValueError: wave is not `[samples]` with samples > 0, or coefficients > bands.
+        ValueError: wave is not floating point `[samples]` with samples > 0, coefficients > bands,
+            or window or hop shorter than half a sample.
     """
-    if wave.ndim != 1 or len(wave) == 0:
-        raise ValueError(f"wave must be [samples], at least one; got {list(wave.shape)}")
+    if wave.ndim != 1 or len(wave) == 0 or not wave.is_floating_point():
+        raise ValueError(
+            f"wave must be floating point [samples], at least one; got {wave.dtype} "
+            f"{list(wave.shape)}"
+        )
     if not 0 < coefficients <= bands:
         raise ValueError(f"coefficients must be 1 to bands = {bands}; got {coefficients!r}")
-    size = round(window * rate)
+    size, step = round(window * rate), round(hop * rate)
+    for name, seconds, samples in (("window", window, size), ("hop", hop, step)):
+        if samples < 1:
+            raise ValueError(
+                f"{name} must be at least one sample of rate = {rate}; got {seconds!r} seconds"
+            )
     spectrum = torch.stft(
         wave,
         size,
-        round(hop * rate),
-        window=torch.hann_window(size),
+        step,
+        window=torch.hann_window(size, dtype=wave.dtype, device=wave.device),
         pad_mode="constant",
         return_complex=True,
     )
-    power = mel_filters(size // 2 + 1, bands, rate) @ spectrum.abs().square() / size
-    return (cosine_transform(coefficients, bands) @ power.clamp_min(FLOOR).log()).T
+    power = spectrum.abs().square() / size
+    level = (mel_filters(size, bands, rate).to(power) @ power).clamp_min(FLOOR).log()
+    return (cosine_transform(coefficients, bands).to(power) @ level).T
 
 
-def mel_filters(bins: int, bands: int, rate: int) -> Tensor:
-    """Triangles of height 1, evenly spaced on the mel scale, as weights `[bands, bins]`."""
+def mel_filters(size: int, bands: int, rate: int) -> Tensor:
+    """Triangles of height 1 between 0 and rate / 2, evenly spaced on the mel scale.
+
+    Args:
+        size: samples of the window; its spectrum has size // 2 + 1 bins, the last of which lies
+            at rate / 2 only where size is even.
+        bands: number of triangles.
+        rate: samples per second.
+
+    Returns:
+        Weights `[bands, size // 2 + 1]`.
+    """
     top = 2595 * math.log10(1 + rate / 2 / 700)
-    edges = 700 * (10 ** (torch.linspace(0, top, bands + 2) / 2595) - 1)
-    frequency = torch.linspace(0, rate / 2, bins)
+    mel = torch.linspace(0, top, bands + 2, dtype=torch.float32)
+    edges = 700 * (10 ** (mel / 2595) - 1)
+    frequency = torch.arange(size // 2 + 1, dtype=torch.float32) * (rate / size)
     low, centre, high = (edges[k : k + bands, None] for k in range(3))
     rise, fall = (frequency - low) / (centre - low), (high - frequency) / (high - centre)
     return torch.minimum(rise, fall).clamp_min(0)
@@ -64,7 +85,7 @@ def mel_filters(bins: int, bands: int, rate: int) -> Tensor:
 
 def cosine_transform(coefficients: int, bands: int) -> Tensor:
     """The first rows of the orthonormal cosine transform of type 2, `[coefficients, bands]`."""
-    k, n = torch.arange(coefficients)[:, None], torch.arange(bands)
-    rows = torch.cos(math.pi / bands * (n + 0.5) * k) * math.sqrt(2 / bands)
+    k, n = (torch.arange(m, dtype=torch.float32) for m in (coefficients, bands))
+    rows = torch.cos(math.pi / bands * (n + 0.5) * k[:, None]) * math.sqrt(2 / bands)
     rows[0] /= math.sqrt(2)
     return rows

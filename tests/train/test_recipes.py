@@ -11,6 +11,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,7 +32,7 @@ def tone(frequency: float, seconds: float = 0.2) -> torch.Tensor:
 
 
 def test_mfcc_finds_the_band_of_a_tone():
-    filters = mel_filters(129, 40, RATE)
+    filters = mel_filters(256, 40, RATE)
     assert filters.shape == (40, 129) and filters.min() == 0 and filters.max() <= 1
     for frequency in (300, 1000, 3000):
         features = mfcc(tone(frequency), RATE, coefficients=40)
@@ -52,10 +53,47 @@ def test_mfcc_level_is_the_first_coefficient_alone():
     )
     torch.testing.assert_close(loud[:, 1:], quiet[:, 1:], atol=1e-3, rtol=0)
     assert mfcc(torch.zeros(10), RATE).isfinite().all()
-    with pytest.raises(ValueError, match=r"wave must be \[samples\].*\[2, 10\]"):
+    with pytest.raises(ValueError, match=r"wave must be floating point \[samples\].*\[2, 10\]"):
         mfcc(torch.zeros(2, 10), RATE)
+    with pytest.raises(ValueError, match="wave must be floating point.*int16"):
+        mfcc(torch.zeros(10, dtype=torch.int16), RATE)
+    with pytest.raises(ValueError, match="hop must be at least one sample of rate = 8000; got 0.0"):
+        mfcc(torch.zeros(10), RATE, hop=0.0)
     with pytest.raises(ValueError, match="coefficients must be 1 to bands = 40; got 41"):
         mfcc(torch.zeros(10), RATE, coefficients=41)
+
+
+def mfcc_of_numpy(wave, rate: int, size: int, hop: int):
+    """20 coefficients of 40 bands, with frequencies that numpy gives to the bins."""
+    wave = np.pad(wave.astype(np.float64), size // 2)
+    frames = np.stack([wave[i : i + size] for i in range(0, len(wave) - size + 1, hop)])
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+    power = np.abs(np.fft.rfft(frames * hann)) ** 2 / size
+    top = 2595 * math.log10(1 + rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, 42) / 2595) - 1)
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    f = np.fft.rfftfreq(size, 1 / rate)
+    mel = np.minimum((f - low) / (centre - low), (high - f) / (high - centre)).clip(0)
+    k, n = np.arange(20)[:, None], np.arange(40)
+    rows = np.cos(np.pi / 40 * (n + 0.5) * k) * np.where(k, np.sqrt(2 / 40), np.sqrt(1 / 40))
+    return np.log(np.maximum(power @ mel.T, 1e-8)) @ rows.T
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050])
+def test_mfcc_equals_numpy_for_even_and_odd_windows(rate):
+    noise = 0.1 * torch.randn(rate // 2, generator=torch.Generator().manual_seed(0))
+    expected = mfcc_of_numpy(noise.numpy(), rate, round(0.032 * rate), round(0.016 * rate))
+    np.testing.assert_allclose(mfcc(noise, rate).numpy(), expected, atol=1e-3, rtol=0)
+
+
+def test_mfcc_takes_no_default_dtype():
+    wave = tone(440)
+    expected = mfcc(wave, RATE)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(mfcc(wave, RATE), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 # --- data sets -----------------------------------------------------------------------------------
@@ -216,7 +254,7 @@ def test_a_study_goes_on_where_it_was_stopped(vowels, tmp_path, monkeypatch, cap
         return step(self, batch, index)
 
     monkeypatch.setattr(SpikingClassifier, "training_step", training_step)
-    words = ["vowels", "--epochs", "2", "--batch", "16", "--out"]
+    words = ["japanese-vowels", "--epochs", "2", "--batch", "16", "--out"]
     stop_at = None
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main([*words, str(whole), "--network", "fixed"]) == 0
@@ -243,8 +281,8 @@ def test_a_study_goes_on_where_it_was_stopped(vowels, tmp_path, monkeypatch, cap
 
 
 def test_the_command_for_digits(recordings, tmp_path, capsys, main):
-    words = ["digits", str(recordings), "--epochs", "1", "--out", str(tmp_path / "out")]
+    words = ["spoken-digits", str(recordings), "--epochs", "1", "--out", str(tmp_path / "out")]
     assert main([*words, "--network", "fixed"]) == 0
     assert "20 training and 10 test series" in capsys.readouterr().out
-    assert main(["digits", str(tmp_path / "nowhere")]) == 1
+    assert main(["spoken-digits", str(tmp_path / "nowhere")]) == 1
     assert "DIGIT_SPEAKER_INDEX.wav" in capsys.readouterr().err
