@@ -1,7 +1,7 @@
 """Fused kernels for spiking neural networks: the whole time loop of a neuron layer in one pass."""
 
 from snnkernels.backends import available_backends
-from snnkernels.core.output_memory import keep_freed_memory
+from snnkernels.core.output_memory import keep_freed_memory, release_freed_memory
 from snnkernels.core.state import State
 from snnkernels.core.surrogates import (
     ATan,
@@ -41,5 +41,6 @@ __all__ = [
     "iir",
     "keep_freed_memory",
     "lif",
+    "release_freed_memory",
     "reset",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 from collections.abc import Sequence
 
 import torch
@@ -14,9 +15,13 @@ try:
 except ImportError:  # installed without a C++ compiler
     _core = None
 
-# glibc's mallopt: parameters and their defaults.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_DEFAULT_TRIM, _DEFAULT_BLOCKS = 128 * 1024, 65536
+# Parameters of glibc's mallopt: number, value that keeps freed memory, the variable of the
+# environment that sets it when a process starts, and its value without that.
+_MALLOPT = (
+    (-4, 0, "MALLOC_MMAP_MAX_", 65536),
+    (-1, -1, "MALLOC_TRIM_THRESHOLD_", 128 * 1024),
+)
+_kept = False  # whether the values that keep freed memory are set
 
 REUSED_FROM = 1 << 20  # bytes of an output that lies in memory of earlier ones
 
@@ -35,7 +40,7 @@ def empty_strided(
     """`torch.empty_strided` on the device of ``like``, for a dense output of an op.
 
     A large one on the CPU lies in memory that earlier outputs have left. Idle memory is kept for
-    that up to as much as outputs have taken at one time; `keep_freed_memory(False)` gives it back.
+    that up to as much as outputs have taken at one time; `release_freed_memory` gives it back.
     """
     count = math.prod(size)
     if not _reuses(like, count, dtype):
@@ -64,16 +69,39 @@ def keep_freed_memory(keep: bool = True) -> bool:
     done without being asked for; a training program calls it once at its start.
 
     Args:
-        keep: False goes back to the C library's defaults, and gives back what earlier outputs of
-            the ops have left. Default: True.
+        keep: False undoes an earlier True: malloc has the settings again that the process started
+            with (MALLOC_MMAP_MAX_ and MALLOC_TRIM_THRESHOLD_, or glibc's defaults), and what was
+            kept is given back, see `release_freed_memory`. Without an earlier True the settings
+            are left alone: a program may have made its own. Default: True.
 
     Returns:
         True where it took effect; False where the C library is not glibc.
     """
-    if not keep and _core is not None:
-        _core.release_blocks()
+    global _kept
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    blocks, trim = (0, -1) if keep else (_DEFAULT_BLOCKS, _DEFAULT_TRIM)
-    return bool(mallopt(_MMAP_MAX, blocks) and mallopt(_TRIM_THRESHOLD, trim))
+    done = mallopt is not None
+    if done and (keep or _kept):
+        for number, keeping, variable, default in _MALLOPT:
+            value = keeping if keep else int(os.environ.get(variable) or default)
+            done &= bool(mallopt(number, value))
+        _kept = keep
+    if not keep:
+        release_freed_memory()  # last: memory is given back by the settings that hold then
+    return done
+
+
+def release_freed_memory() -> int:
+    """Give memory that is kept for later tensors, but used by none now, back to the system.
+
+    That is what earlier CPU outputs of the ops have left, and with glibc the free pages of
+    malloc (``malloc_trim``). Nothing that is in use is touched; the next large outputs fault their
+    pages in again.
+
+    Returns:
+        Bytes of earlier outputs that were given back.
+    """
+    released = _core.release_blocks() if _core is not None else 0
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    return released

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -49,8 +51,84 @@ def test_idle_memory_is_bounded_and_given_back():
     assert _core.release_blocks() == 3 * size
     assert _core.release_blocks() == 0
     del outputs(size)[:]
+    assert snnkernels.release_freed_memory() == size
+    del outputs(size)[:]
     snnkernels.keep_freed_memory(False)
-    assert _core.release_blocks() == 0
+    assert snnkernels.release_freed_memory() == 0
+
+
+@pytest.fixture
+def libc(monkeypatch):
+    """What the C library is told, in order; ``release`` stands for the idle outputs."""
+    told = []
+
+    class Library:
+        def __init__(self, name):
+            pass
+
+        def mallopt(self, number, value):
+            told.append((number, value))
+            return 1
+
+        def malloc_trim(self, pad):
+            told.append("trim")
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", Library)
+    core = type("Core", (), {"release_blocks": staticmethod(lambda: told.append("release") or 0)})
+    monkeypatch.setattr(memory, "_core", core)
+    return told
+
+
+def test_settings_that_were_never_changed_are_left_alone(libc):
+    assert snnkernels.keep_freed_memory(False)
+    assert libc == ["release", "trim"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "before"),
+    [
+        ({}, [(-4, 65536), (-1, 128 << 10)]),
+        ({"MALLOC_MMAP_MAX_": "7", "MALLOC_TRIM_THRESHOLD_": "9000"}, [(-4, 7), (-1, 9000)]),
+    ],
+    ids=["defaults", "environment"],
+)
+def test_settings_come_back_before_memory_is_given_back(libc, monkeypatch, environment, before):
+    for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert snnkernels.keep_freed_memory(True)
+    assert libc == [(-4, 0), (-1, -1)]
+    libc.clear()
+    assert snnkernels.keep_freed_memory(False)
+    assert libc == [*before, "release", "trim"]
+    libc.clear()
+    assert snnkernels.keep_freed_memory(False)  # once is enough
+    assert libc == ["release", "trim"]
+
+
+def test_kept_memory_leaves_the_process():
+    code = """
+import snnkernels, torch
+
+def resident():
+    for line in open("/proc/self/status"):
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) >> 10
+
+snnkernels.keep_freed_memory()
+x = torch.ones(64, 1 << 19)  # 128 MiB
+s, _ = snnkernels.lif(x, backend="cpp")
+before = resident()
+del x, s
+kept = resident()
+snnkernels.keep_freed_memory(False)
+print(before - kept, before - resident())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lost, given_back = map(int, done.stdout.split())
+    assert lost < 32 and given_back > 224  # MiB
 
 
 def test_too_large_a_block_is_a_memory_error():
