@@ -6,8 +6,11 @@ the same kind of device. Put one in front of a network with ``torch.nn.Sequentia
 
 from __future__ import annotations
 
+from random import Random
+
 import torch
 from torch import Tensor, nn
+from torch.utils.data import get_worker_info
 
 
 class Code(nn.Module):
@@ -42,12 +45,16 @@ class Code(nn.Module):
         return f"steps={self.steps}"
 
 
-class _Random(Code):
-    """A code that draws numbers.
+class RandomCode(Code):
+    """Base of the codes that draw numbers.
+
+    A seeded code has a generator of its own on each device, which goes on from call to call. In a
+    worker process of a `torch.utils.data.DataLoader` its numbers depend on the worker's seed too:
+    workers and epochs differ, and equal seeds of the code and of the loader give equal numbers.
 
     Args:
         steps: T.
-        seed: where the code's own generator starts; None draws from PyTorch's global one.
+        seed: where the code's own generators start; None draws from PyTorch's global one.
     """
 
     def __init__(self, steps: int, *, seed: int | None = None) -> None:
@@ -55,25 +62,54 @@ class _Random(Code):
         if seed is not None and type(seed) is not int:
             raise TypeError(f"seed must be a whole number or None; got {seed!r}")
         self.seed = seed
-        self._generator: torch.Generator | None = None
+        self.reset()
 
     def reset(self) -> None:
         """Start the seed's numbers again: the next call repeats the first one."""
-        self._generator = None
+        self._worker: int | None = None  # seed of the worker process that the generators are of
+        self._generators: dict[str, torch.Generator] = {}
+        self._positions: dict[str, Tensor] = {}  # where those not made yet are to start
+
+    def get_rng_state(self) -> dict[str, Tensor]:
+        """Where the code's own generators are, by device, for a checkpoint."""
+        made = {device: g.get_state() for device, g in self._generators.items()}
+        return self._positions | made
+
+    def set_rng_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from there: the next call gives the numbers that it would have given then.
+
+        Args:
+            state: of `get_rng_state`.
+        """
+        self.reset()
+        self._positions = {device: position.cpu() for device, position in state.items()}
 
     def _uniform(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         if generator is None and self.seed is not None:
-            if self._generator is None or self._generator.device != x.device:
-                self._generator = torch.Generator(x.device).manual_seed(self.seed)
-            generator = self._generator
+            generator = self._own_generator(x.device)
         shape = (self.steps, *x.shape)
         return torch.rand(shape, generator=generator, dtype=torch.float32, device=x.device)
 
+    def _own_generator(self, device: torch.device) -> torch.Generator:
+        info = get_worker_info()
+        worker = info and info.seed
+        if worker != self._worker:  # a copy from the main process, or from the last epoch
+            self.reset()
+            self._worker = worker
+        name = str(device)
+        if name not in self._generators:
+            self._generators[name] = generator = torch.Generator(device)
+            if name in self._positions:
+                generator.set_state(self._positions[name])
+            elif worker is None:
+                generator.manual_seed(self.seed)
+            else:  # mixed, so that no other seed meets these numbers in another worker
+                generator.manual_seed(Random(f"{self.seed} {worker}").getrandbits(63))
+        return self._generators[name]
+
     def __getstate__(self) -> dict:
-        return {
-            **self.__dict__,
-            "_generator": None,
-        }  # a generator can be neither copied nor pickled
+        # A generator can be neither copied nor pickled: a copy starts at the seed.
+        return {**self.__dict__, "_worker": None, "_generators": {}, "_positions": {}}
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}, seed={self.seed}"
@@ -87,7 +123,7 @@ class Direct(Code):
         return x.expand(self.steps, *x.shape)
 
 
-class SignedPoisson(_Random):
+class SignedPoisson(RandomCode):
     """Spikes of the value's sign: ``sign(x)`` where ``rescale * u <= |x|``, u uniform in [0, 1).
 
     Kim & Panda 2020, and the authors' code of S-ResNet; a value of +-rescale fires at every step.
@@ -110,7 +146,7 @@ class SignedPoisson(_Random):
         return x.sign() * fires
 
 
-class Bernoulli(_Random):
+class Bernoulli(RandomCode):
     """A spike with probability x at every step, x in [0, 1] (Stöckl's thesis, sec. 5.2.2)."""
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:

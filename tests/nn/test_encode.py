@@ -42,6 +42,64 @@ def test_a_used_code_is_copied_and_pickled(images):
     assert torch.equal(pickle.loads(pickle.dumps(code))(images), first)
 
 
+@pytest.mark.parametrize("name", ["signed_poisson", "bernoulli"])
+def test_a_code_goes_on_from_a_kept_position(name, images):
+    code = encode.create(name, steps=20, seed=3)
+    code(images)
+    kept = code.get_rng_state()
+    expected = [code(images) for _ in range(2)]
+    other = encode.create(name, steps=20, seed=3)
+    other.set_rng_state(kept)
+    for s in expected:
+        assert torch.equal(other(images), s)
+    unseeded = encode.create(name, steps=20)
+    unseeded(images)
+    assert unseeded.get_rng_state() == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_look_at_another_device_repeats_no_numbers(images):
+    code, whole = (encode.Bernoulli(20, seed=3) for _ in range(2))
+    expected = [whole(images) for _ in range(2)]
+    first = code(images)
+    assert not torch.equal(code(images.cuda()).cpu(), code(images.cuda()).cpu())
+    assert torch.equal(first, expected[0]) and torch.equal(code(images), expected[1])
+
+
+class Coded(torch.utils.data.Dataset):
+    """Equal values, coded where they are loaded."""
+
+    def __init__(self, seed):
+        self.code = encode.Bernoulli(64, seed=seed)
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.code(torch.full((1,), 0.5)).flatten()
+
+
+def epochs(seed, global_seed=0, persistent=False):
+    torch.manual_seed(global_seed)
+    data = Coded(seed)
+    data.code(torch.full((1,), 0.5))  # used before, in this process
+    loader = torch.utils.data.DataLoader(
+        data, num_workers=2, multiprocessing_context="fork", persistent_workers=persistent
+    )
+    return torch.cat([torch.cat(list(loader)) for _ in range(2)])
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_seeded_codes_differ_between_workers_and_epochs(persistent):
+    seen = epochs(1, persistent=persistent)
+    assert len(seen) == len(seen.unique(dim=0)) == 8  # no sample has another one's numbers
+    assert torch.equal(epochs(1, persistent=persistent), seen)
+    both = torch.cat([seen, epochs(2, persistent=persistent)])
+    assert len(both.unique(dim=0)) == 16
+    assert not torch.equal(epochs(1, global_seed=1, persistent=persistent), seen)
+
+
 def test_signed_poisson_has_the_signs_and_rates_of_the_values():
     x = torch.tensor([[-2.0, -1.0, 0.0, 0.5, 2.0, 3.0]])
     s = encode.SignedPoisson(4000, seed=0)(x)
