@@ -3,8 +3,10 @@
 
 #include <memory>
 
-#include "cuda/table.h"
+// clang-format off: the kernels' headers expect what the emulation defines
 #include "emulation.h"
+#include "cuda/table.h"
+// clang-format on
 
 namespace emulation {
 namespace {
