@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.tools.targets import TARGETS  # before anything that may import triton  # isort: skip
+from tests.tools.targets import PLACES, TARGETS  # before anything that may import triton  # isort: skip
 
 from snnkernels.backends import BACKENDS, why_unavailable
+from snnkernels.ops import _time_chunks
+from tests.tools.calls import OPS
 
 DEVICES = ("cpu", "cuda")
 
@@ -37,9 +39,10 @@ def _seed_and_threads():
 
 @pytest.hookimpl(trylast=True)
 def pytest_generate_tests(metafunc):
-    """Tests with `target` run on every target; last, so that it varies fastest."""
-    if "target" in metafunc.fixturenames:
-        metafunc.parametrize("target", [t.param() for t in TARGETS], indirect=True)
+    """Tests with `target` or `place` run on all of them; last, so that they vary fastest."""
+    for name, values in (("target", TARGETS), ("place", PLACES)):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, [t.param() for t in values], indirect=True)
 
 
 @pytest.fixture
@@ -47,6 +50,28 @@ def target(request):
     """A backend with kernels on a device; on the CPU, with one instruction set."""
     with request.param.chosen():
         yield request.param
+
+
+@pytest.fixture
+def place(request):
+    """A backend, "torch" too, on a device."""
+    return request.param
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """The filter cuts short calls up too, into chunks of at least 8 steps."""
+    widest = dict.fromkeys(DEVICES, 500)
+    for name, value in (("LEAST_STEPS", 1), ("MOST_NEURONS", widest), ("SHORTEST", 8)):
+        monkeypatch.setattr(_time_chunks, name, value)
+
+
+@pytest.fixture(params=(*OPS, "iir in chunks of time"))
+def op(request):
+    """Every way to call a public op; see `tests.tools.calls`."""
+    if request.param not in OPS:
+        request.getfixturevalue("short")
+    return OPS[request.param.removesuffix(" in chunks of time")]
 
 
 @pytest.fixture

@@ -30,8 +30,12 @@ def empty_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """`torch.empty_like`, for an output of an op; see `empty_strided`."""
     if not _reuses(x, x.numel(), dtype or x.dtype):
         return torch.empty_like(x, dtype=dtype)
-    strides = torch.empty_like(x, device="meta").stride()
-    return empty_strided(x.shape, strides, dtype or x.dtype, x)
+    return empty_strided(x.shape, dense_strides(x), dtype or x.dtype, x)
+
+
+def dense_strides(x: Tensor) -> tuple[int, ...]:
+    """Those of `torch.empty_like(x)`, without its memory."""
+    return torch.empty_like(x, device="meta").stride()
 
 
 def empty_strided(
@@ -52,9 +56,9 @@ def empty_strided(
 
 def _reuses(like: Tensor, count: int, dtype: torch.dtype) -> bool:
     return (
-        count * dtype.itemsize >= REUSED_FROM
+        type(like) is Tensor  # not what stands for one while PyTorch traces, whose sizes are open
         and like.device.type == "cpu"
-        and type(like) is Tensor  # not what stands for one while PyTorch traces
+        and count * dtype.itemsize >= REUSED_FROM
         and _core is not None
     )
 

@@ -65,16 +65,20 @@ def _merge(dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return merged
 
 
-def _walkable(dims: list[tuple[int, ...]]) -> bool:
+def _walkable(dims: list[tuple[int, ...]], most: int) -> bool:
     """At most O and I, I contiguous in the output and contiguous or constant in the inputs."""
     if len(dims) < 2 and (not dims or dims[0][1] != 1):
         return True  # one neuron, or one run of neurons with time innermost
-    return len(dims) <= 2 and dims[-1][1] == 1 and all(stride in (0, 1) for stride in dims[-1][2:])
+    contiguous = len(dims) <= most and dims[-1][1] == 1
+    return contiguous and all(stride in (0, 1) for stride in dims[-1][2:])
 
 
 @lru_cache(maxsize=1024)
 def _layout(
-    shape: tuple[int, ...], out: tuple[int, ...], inputs: tuple[tuple[int, ...] | None, ...]
+    shape: tuple[int, ...],
+    out: tuple[int, ...],
+    inputs: tuple[tuple[int, ...] | None, ...],
+    most: int,
 ) -> Layout:
     order = sorted(
         (d for d in range(1, len(shape)) if shape[d] != 1), key=lambda d: out[d], reverse=True
@@ -84,7 +88,7 @@ def _layout(
     for strides in inputs:
         trial = [*accepted, strides] if strides is not None else accepted
         dims = [(shape[d], out[d], *(s[d] for s in trial)) for d in order]
-        ok = strides is not None and _walkable(_merge(dims))
+        ok = strides is not None and _walkable(_merge(dims), most)
         kept.append(ok)
         if ok:
             accepted = trial
@@ -114,11 +118,16 @@ def _layout(
     )
 
 
-def common_layout(out: Tensor, *inputs: Tensor | None) -> Layout:
-    """The walk over ``out`` (dense) and those of ``inputs`` (same shape) that fit it."""
-    return _layout(
-        tuple(out.shape), out.stride(), tuple(None if t is None else t.stride() for t in inputs)
-    )
+def common_layout(out: Tensor, *inputs: Tensor | None, one_row: bool = False) -> Layout:
+    """The walk over ``out`` (dense) and those of ``inputs`` (same shape) that fit it.
+
+    Args:
+        out: the output.
+        inputs: read as they lie, where that is possible.
+        one_row: only inputs fit with which O = 1 if it is 1 for the output alone. Default: False.
+    """
+    strides = tuple(None if t is None else t.stride() for t in inputs)
+    return _layout(tuple(out.shape), out.stride(), strides, 1 if one_row else 2)
 
 
 def lay_out_like(x: Tensor, out: Tensor) -> Tensor:

@@ -78,15 +78,17 @@ def check_values(name: str, value: Tensor, x: Tensor) -> None:
         raise ValueError(f"{name} must not be NaN; got {value.tolist()}")
 
 
-def lay_out(out: Tensor, *inputs: Tensor | None) -> tuple[Layout, tuple[Tensor | None, ...]]:
+def lay_out(
+    out: Tensor, *inputs: Tensor | None, one_row: bool = False
+) -> tuple[Layout, tuple[Tensor | None, ...]]:
     """The walk over ``out`` and ``inputs``, of which those that do not fit it are copied."""
-    layout = common_layout(out, *inputs)
+    layout = common_layout(out, *inputs, one_row=one_row)
     if any(r is None and t is not None for r, t in zip(layout.inputs, inputs, strict=True)):
         inputs = tuple(
             t if rows is not None or t is None else lay_out_like(t, out)
             for rows, t in zip(layout.inputs, inputs, strict=True)
         )
-        layout = common_layout(out, *inputs)
+        layout = common_layout(out, *inputs, one_row=one_row)
     return layout, inputs
 
 

@@ -44,9 +44,10 @@ def largest_pole(alpha: Tensor) -> float:
         return 0.0
     if not alpha.isfinite().all():
         return float("inf")
-    companion = torch.zeros(*alpha.shape[:-1], order, order, dtype=torch.float64)
-    companion[..., 0, :] = alpha.detach().cpu()
-    companion[..., 1:, :-1] = torch.eye(order - 1, dtype=torch.float64)
+    alpha = alpha.detach().to("cpu", torch.float64)
+    companion = alpha.new_zeros(*alpha.shape[:-1], order, order)
+    companion[..., 0, :] = alpha
+    companion[..., 1:, :-1].diagonal(dim1=-2, dim2=-1).fill_(1)
     return torch.linalg.eigvals(companion).abs().max().item()
 
 
@@ -74,6 +75,7 @@ class Cut:
 
     def layout(self, whole: Layout) -> Layout:
         """The walk over all chunks side by side."""
+        assert whole.outer == 1, "chunks take the place of rows"
 
         def rows(r: Rows | None) -> Rows | None:
             return r and r._replace(outer=self.length * r.time)

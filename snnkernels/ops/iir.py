@@ -51,7 +51,7 @@ def _iir_forward(x, state, alpha, beta, checkpoint_every, chunks, backend):
     if f.numel() == 0:
         state_out.zero_() if state is None else state_out.copy_(state)
         return outputs
-    layout, (x,) = lay_out(f, x)
+    layout, (x,) = lay_out(f, x, one_row=chunks > 0)
     run = load(backend).iir_forward
     call = (layout, x, in_memory_order(state, state_out), alpha, beta)
     filled = {"f": f, "state_out": state_out, "checkpoint_every": checkpoint_every}
@@ -126,7 +126,7 @@ def _iir_backward(
             dstate0.copy_(dstate)
         return outputs
     out = dx if wanted & WANT_X else empty_strided(df.shape, strides, df.dtype, df)
-    layout, (df, x) = lay_out(out, df, x)
+    layout, (df, x) = lay_out(out, df, x, one_row=chunks > 0)
     rows = empty_rows(out, sum(_orders(alpha, beta)))
     run = load(backend).iir_backward
     call = (layout, df, in_memory_order(dstate, rows), alpha, beta, x)

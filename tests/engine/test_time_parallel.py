@@ -24,14 +24,6 @@ def kernel(request):
 
 
 @pytest.fixture
-def short(monkeypatch):
-    """Short calls are cut up too, into chunks of at least 8 steps."""
-    widest = dict.fromkeys(("cpu", "cuda"), 500)
-    for name, value in (("LEAST_STEPS", 1), ("MOST_NEURONS", widest), ("SHORTEST", 8)):
-        monkeypatch.setattr(time_parallel, name, value)
-
-
-@pytest.fixture
 def calls(monkeypatch):
     """How many times time was cut up."""
     seen = []

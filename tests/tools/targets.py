@@ -84,3 +84,8 @@ def _targets() -> list[Target]:
 
 
 TARGETS = _targets()
+# Every backend on every device once, "torch" too: for what does not depend on instruction sets.
+PLACES = [
+    *(Target("torch", device) for device in dict.fromkeys(("cpu", *(t.device for t in TARGETS)))),
+    *dict.fromkeys(target._replace(isa=None) for target in TARGETS),
+]
