@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -31,3 +32,6 @@ class State(NamedTuple):
     def detach(self) -> State:
         """The same values, cut from the graph (truncated back-propagation through time)."""
         return State(*(None if part is None else part.detach() for part in self))
+
+
+torch.serialization.add_safe_globals([State])  # for torch.load(weights_only=True), its default
