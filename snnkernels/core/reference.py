@@ -19,68 +19,92 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snnkernels.core.derivatives import BackwardOnly, only_once
 from snnkernels.core.state import State
 from snnkernels.core.surrogates import Surrogate
+
+# What backend "torch" and the kernels say where a gradient is differentiated.
+NO_SECOND = "lif, whose surrogate gradient has no derivative here,"
 
 
 def _sum_to(gradient: Tensor, like: Tensor) -> Tensor:
     return gradient.sum_to_size(like.shape) if gradient.shape != like.shape else gradient
 
 
-class Fire(torch.autograd.Function):
+class Fire(BackwardOnly):
     """``(h >= theta) & live`` with the surrogate's derivative in the backward pass."""
 
     @staticmethod
-    def forward(ctx, h: Tensor, theta: Tensor, live: Tensor | None, surrogate: Surrogate):
-        ctx.save_for_backward(h, theta, live)
-        ctx.surrogate = surrogate
+    def forward(h: Tensor, theta: Tensor, live: Tensor | None, surrogate: Surrogate):
         fired = h >= theta
         return (fired if live is None else fired & live).to(h.dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx, inputs, output):
+        *kept, ctx.surrogate = inputs
+        ctx.save_for_backward(*kept)
+
+    @staticmethod
     def backward(ctx, g: Tensor):
-        h, theta, live = ctx.saved_tensors
-        dh = g * ctx.surrogate.derivative(h - theta)
-        if live is not None:
-            dh = torch.where(live, dh, 0.0)
-        return dh, _sum_to(-dh, theta) if ctx.needs_input_grad[1] else None, None, None
+        dh, dtheta = _fire_adjoint(g, *ctx.saved_tensors, ctx.surrogate, ctx.needs_input_grad[1])
+        return dh, dtheta, None, None
 
 
-class HardReset(torch.autograd.Function):
+@only_once(NO_SECOND)
+def _fire_adjoint(g, h, theta, live, surrogate, learns):
+    dh = g * surrogate.derivative(h - theta)
+    if live is not None:
+        dh = torch.where(live, dh, 0.0)
+    return dh, _sum_to(-dh, theta) if learns else None
+
+
+class HardReset(BackwardOnly):
     """``v_reset where r > 0, else h``; its derivative by r is that of ``(1 - r) h + r v_reset``."""
 
     @staticmethod
-    def forward(ctx, h: Tensor, r: Tensor, v_reset: float):
-        ctx.save_for_backward(h, r)
-        ctx.v_reset = v_reset
+    def forward(h: Tensor, r: Tensor, v_reset: float):
         return torch.where(r > 0, v_reset, h)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx, inputs, output):
+        *kept, ctx.v_reset = inputs
+        ctx.save_for_backward(*kept)
+
+    @staticmethod
     def backward(ctx, g: Tensor):
-        h, r = ctx.saved_tensors
-        dr = g * (ctx.v_reset - h) if ctx.needs_input_grad[1] else None
-        return torch.where(r > 0, 0.0, g), dr, None
+        dh, dr = _reset_adjoint(g, *ctx.saved_tensors, ctx.v_reset, ctx.needs_input_grad[1])
+        return dh, dr, None
 
 
-class Penalty(torch.autograd.Function):
+@only_once(NO_SECOND)
+def _reset_adjoint(g, h, r, v_reset, attached):
+    return torch.where(r > 0, 0.0, g), g * (v_reset - h) if attached else None
+
+
+class Penalty(BackwardOnly):
     """``max(0, |h - (theta + shift)| - tolerance)^2``, shape of h."""
 
     @staticmethod
-    def forward(ctx, h: Tensor, theta: Tensor, tolerance: float, shift: float):
-        ctx.save_for_backward(h, theta)
-        ctx.interval = tolerance, shift
+    def forward(h: Tensor, theta: Tensor, tolerance: float, shift: float):
         return _beyond(h - (theta + shift), tolerance).square()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx, inputs, output):
+        h, theta, *ctx.interval = inputs
+        ctx.save_for_backward(h, theta)
+
+    @staticmethod
     def backward(ctx, g: Tensor):
-        h, theta = ctx.saved_tensors
-        tolerance, shift = ctx.interval
-        offset = h - (theta + shift)
-        dh = g * (torch.where(offset < 0, -2.0, 2.0).to(h.dtype) * _beyond(offset, tolerance))
-        return dh, _sum_to(-dh, theta) if ctx.needs_input_grad[1] else None, None, None
+        learns = ctx.needs_input_grad[1]
+        return *_penalty_adjoint(g, *ctx.saved_tensors, *ctx.interval, learns), None, None
+
+
+@only_once(NO_SECOND)
+def _penalty_adjoint(g, h, theta, tolerance, shift, learns):
+    offset = h - (theta + shift)
+    sign = torch.where(offset < 0, -2.0, 2.0).to(h.dtype)
+    dh = g * (sign * _beyond(offset, tolerance))
+    return dh, _sum_to(-dh, theta) if learns else None
 
 
 def _beyond(offset: Tensor, tolerance: float) -> Tensor:
@@ -208,6 +232,8 @@ def lif(
     h_seq = _stack(potentials, x) if record == "h" or regulariser else None
     mean = None if regulariser is None else mean_penalty(h_seq, theta, *regulariser)
     synapse_rows = None if filtered is None else filtered.state()
+    # Parts are the caller's to change: no tensor that the graph keeps, nor the start.
+    v, wait, trace = (None if part is None else part.clone() for part in (v, wait, trace))
     after = State(v, wait if refractory else None, synapse_rows, trace)
     return s_seq, after, h_seq if record == "h" else None, mean
 
