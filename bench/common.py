@@ -1,4 +1,4 @@
-"""What every benchmark shares: the machine's description, interleaved timing, JSON and tables."""
+"""What every benchmark shares: the machine's description, JSON and tables."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import json
 import os
 import platform
 import re
-import statistics
 import subprocess
 import time
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -64,43 +62,6 @@ def machine() -> dict:
             "cuda": torch.version.cuda,
         }
     return about
-
-
-def interleave(
-    functions: dict[str, Callable[[], object]], seconds: float = 2.0, least: int = 5
-) -> dict[str, list[float]]:
-    """Time functions in turns, so that a change of the machine's mood meets all of them.
-
-    Args:
-        functions: by name; each runs once per round, after one round that is not counted.
-        seconds: how long to go on.
-        least: rounds at the least.
-
-    Returns:
-        Seconds of every run, by name; the k-th entries belong to the same round.
-    """
-    for function in functions.values():
-        function()
-    runs: dict[str, list[float]] = {name: [] for name in functions}
-    end = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < least or time.perf_counter() < end:
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            runs[name].append(time.perf_counter() - start)
-        rounds += 1
-    return runs
-
-
-def ratio(slow: list[float], fast: list[float]) -> float:
-    """The median over rounds of how many times as long the first takes as the second."""
-    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
-
-
-def median_ms(runs: list[float]) -> float:
-    """The median, in milliseconds."""
-    return statistics.median(runs) * 1e3
 
 
 def markdown(rows: list[dict]) -> str:

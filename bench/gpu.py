@@ -115,7 +115,7 @@ def run_models(run: Run, out: Path, seconds: float) -> dict:
     """The training step of S-ResNet38 at the paper's batch of 21, against the loops over time."""
     size = ["--device", "cuda", "--batch", "21", "--seconds", "10"]
     if run.rehearse:
-        size = ["--batch", "2", "--seconds", "0", "--options", '{"steps": 2, "filters": 2}']
+        size = ["--batch", "2", "--seconds", "0", "--options", '{"steps": 2}']
     command = [sys.executable, "bench/models.py", *size, "--out", str(out.resolve())]
     return _end("models", Job(command, seconds, out / "models.txt", ROOT))
 

@@ -33,8 +33,8 @@ def copy(run: Run) -> Iterator[dict]:
     def measure(megabytes: int) -> dict:
         count = megabytes << 18
         pairs = [torch.randn(2, count, device=run.device) for _ in range(max(1, 512 // megabytes))]
-        ms = run.milliseconds([lambda p=p: p[1].copy_(p[0]) for p in pairs])
-        return {"megabytes": megabytes, "gb_s": 8 * count / ms / 1e6}
+        ms = run.kernel_ms({"copy": [lambda p=p: p[1].copy_(p[0]) for p in pairs]})
+        return {"megabytes": megabytes, "gb_s": 8 * count / ms["copy"] / 1e6}
 
     for megabytes in (1, 1) if run.rehearse else (64, 256, 1024, 4096):
         yield from run.attempt(f"copy of {megabytes} MB", partial(measure, megabytes))
@@ -97,10 +97,10 @@ def sweep(run: Run, backend: str, ceiling: float) -> Iterator[dict]:
         e, n = dtype.itemsize, steps * neurons
         extra = 4 * ((steps - 1) // load(backend).CHECKPOINT_EVERY) / steps
         row = {"backend": backend, "dtype": str(dtype)[6:], "T": steps, "N": neurons}
-        for name, calls, floor in (("fwd", forward, 2 * e), ("bwd", backward, 3 * e)):
-            ms = run.milliseconds(calls)
-            row[f"{name}_us"] = ms * 1e3
-            row[f"{name}_gb_s"] = (floor + extra) * n / ms / 1e6
+        ms = run.kernel_ms({"fwd": forward, "bwd": backward})
+        for name, floor in (("fwd", 2 * e), ("bwd", 3 * e)):
+            row[f"{name}_us"] = ms[name] * 1e3
+            row[f"{name}_gb_s"] = (floor + extra) * n / ms[name] / 1e6
             row[f"{name}_of_copy"] = row[f"{name}_gb_s"] / ceiling if ceiling else None
         return row
 
@@ -118,35 +118,40 @@ def baselines(run: Run) -> Iterator[dict]:
     there, missing = peers.installed(DECAY)
     for name, why in missing.items():
         run.leave_out(f"{name}: {why}")
-    functions = {
+    lifs = {
         name: (lambda x, b=name: snnkernels.lif(x, decay=DECAY, backend=b)[0])
         for name in (*run.backends, "torch")
     }
-    compiled = torch.compile(functions["torch"])
-    functions |= there
+    ours = next(iter(lifs))
+    compiled = {ours: lifs[ours], "torch.compile": torch.compile(lifs["torch"])}
+    dtypes = (torch.float32, torch.bfloat16)
+    cases = [(lifs | there, *c) for c in itertools.product(run.sizes(BASELINES), dtypes)]
+    cases += [(compiled, size, torch.float32) for size in run.sizes(COMPILED)]
 
-    def measure(name: str, function, steps: int, neurons: int, dtype: torch.dtype) -> dict:
+    def measure(what: str, functions: dict, steps: int, neurons: int, dtype) -> list[dict]:
         x, ds = run.tensors(2, steps, neurons, dtype)
 
-        def both() -> None:
+        def both(function) -> None:
             leaf = x.detach().requires_grad_()
             s = function(leaf)
             torch.autograd.grad(s, leaf, ds.to(s.dtype))
 
-        row = {"who": name, "dtype": str(dtype)[6:], "T": steps, "N": neurons}
-        return row | {"both_ms": run.timed(both, least=3)}
+        calls = {name: partial(both, function) for name, function in functions.items()}
+        calls = run.that_run(what, calls)
+        first = next(iter(calls))
+        found = run.times(calls, rounds=3, twice=first)
+        row = {"dtype": str(dtype)[6:], "T": steps, "N": neurons}
+        return [
+            {"who": name, **row, "both_ms": 1e3 * found.median(name)}
+            | {f"times as long as {first}": found.ratio(name, first), "noise": found.noise}
+            for name in calls
+        ]
 
-    dtypes = (torch.float32, torch.bfloat16)
-    cases = [
-        (*function, *size, dtype)
-        for size, dtype in itertools.product(run.sizes(BASELINES), dtypes)
-        for function in functions.items()
-    ]
-    cases += [("torch.compile", compiled, *size, dtypes[0]) for size in run.sizes(COMPILED)]
-    for case in cases:
-        name, _, steps, neurons, dtype = case
-        what = f"baseline {name} {dtype} at {steps} x {neurons}"
-        yield from run.attempt(what, partial(measure, *case))
+    for functions, (steps, neurons), dtype in cases:
+        what = f"baselines: {dtype} at {steps} x {neurons}"
+        work = partial(measure, what, functions, steps, neurons, dtype)
+        for rows in run.attempt(what, work):
+            yield from rows
 
 
 def filters(run: Run) -> Iterator[dict]:
@@ -163,14 +168,19 @@ def filters(run: Run) -> Iterator[dict]:
         )[0],
     }
 
-    def measure(function, backend: str, steps: int, neurons: int) -> float:
+    def measure(what: str, backend: str, steps: int, neurons: int) -> dict:
         x, dy = run.tensors(2, steps, neurons, torch.float32)
 
-        def both() -> None:
+        def both(function) -> None:
             leaf = x.detach().requires_grad_()
             torch.autograd.grad(function(leaf, backend), leaf, dy)
 
-        return run.timed(both, least=3)
+        calls = {name: partial(both, function) for name, function in functions.items()}
+        found = run.times(run.that_run(what, calls), rounds=3)
+        return {
+            f"{name}, ms": 1e3 * found.median(name) if name in found.seconds else None
+            for name in functions
+        }
 
     for (steps, neurons), backend in itertools.product(
         run.sizes(FILTERS), (*run.backends, "torch")
@@ -178,12 +188,9 @@ def filters(run: Run) -> Iterator[dict]:
         if backend == "torch" and steps > 1000:
             run.leave_out(f"filters: backend torch at {steps} steps takes too long")
             continue
-        row = {"backend": backend, "T": steps, "N": neurons}
-        for name, function in functions.items():
-            what = f"filters: {name}, {backend} at {steps} x {neurons}"
-            work = partial(measure, function, backend, steps, neurons)
-            row[f"{name}, ms"] = next(run.attempt(what, work), None)
-        yield row
+        what = f"filters: {backend} at {steps} x {neurons}"
+        for row in run.attempt(what, partial(measure, what, backend, steps, neurons)):
+            yield {"backend": backend, "T": steps, "N": neurons} | row
 
 
 def convolutions(run: Run) -> Iterator[dict]:
@@ -198,12 +205,16 @@ def convolutions(run: Run) -> Iterator[dict]:
         x = x.to(memory_format=torch.channels_last).requires_grad_()
         dy = torch.randn_like(conv(x))
         operations = 2 * 9 * channels * channels * batch * size * size
-        forward = run.timed(lambda: conv(x))
-        both = run.timed(lambda: torch.autograd.grad(conv(x), (x, conv.weight), dy))
+        found = run.times(
+            {
+                "forward": lambda: conv(x),
+                "both": lambda: torch.autograd.grad(conv(x), (x, conv.weight), dy),
+            }
+        )
         return {
             "channels": channels,
-            "fwd_tflop_s": operations / forward / 1e9,
-            "fwd_bwd_tflop_s": 3 * operations / both / 1e9,
+            "fwd_tflop_s": operations / found.median("forward") / 1e12,
+            "fwd_bwd_tflop_s": 3 * operations / found.median("both") / 1e12,
         }
 
     for channels in (32, 64, 128):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import statistics
 import subprocess
 import threading
 import time
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from snnkernels.backends import why_unavailable
+from snnkernels.cli._timing import Timings, device_events, interleave, replayed_graph
 
 MOST = 1 << 28  # neuron-steps of one measurement
 LEFT_OUT = "LEFT OUT: "
@@ -128,42 +128,48 @@ class Run:
             return [(t, n) for t, n in pairs if t * n <= MOST]
         return sorted({(min(t, 20), min(n, 512)) for t, n in pairs})
 
-    def milliseconds(self, calls: list[Callable[[], object]], seconds: float = 0.05) -> float:
-        """One call's time: the median over repetitions of the mean over ``calls``."""
-        if self.rehearse:
-            start = time.perf_counter()
-            for call in calls:
-                call()
-            return (time.perf_counter() - start) * 1e3 / len(calls)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())  # which fills the buffers
-        with torch.cuda.stream(stream):
-            for call in calls:
-                call()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            for call in calls:
-                call()
-        return self.timed(graph.replay, seconds) / len(calls)
+    def that_run(self, what: str, functions: dict[str, Callable]) -> dict[str, Callable]:
+        """The functions that run without failing; the others are left out, and that is said."""
+        return {
+            name: function
+            for name, function in functions.items()
+            if list(self.attempt(f"{what}: {name}", function))
+        }
 
-    def timed(self, call: Callable[[], object], seconds: float = 0.1, least: int = 5) -> float:
-        """Median milliseconds of a call, launches included."""
+    def times(
+        self,
+        functions: dict[str, Callable[[], object]],
+        seconds: float = 0.1,
+        rounds: int = 5,
+        twice: str | None = None,
+    ) -> Timings:
+        """Times of functions in turns, launches included; in a rehearsal one round."""
         if self.rehearse:
-            start = time.perf_counter()
-            call()
-            return (time.perf_counter() - start) * 1e3
-        call()
-        torch.cuda.synchronize()
-        found, end = [], time.monotonic() + seconds
-        while len(found) < least or time.monotonic() < end:
-            marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-            marks[0].record()
-            call()
-            marks[1].record()
-            torch.cuda.synchronize()
-            found.append(marks[0].elapsed_time(marks[1]))
-        return statistics.median(found)
+            return interleave(functions, rounds=1, twice=twice)
+        return interleave(functions, seconds, rounds, twice=twice, clock=device_events)
+
+    def kernel_ms(self, sets: dict[str, list[Callable[[], object]]]) -> dict[str, float]:
+        """Median milliseconds of kernels alone, in turns.
+
+        Args:
+            sets: by name, calls of one kernel over several sets of buffers, which together are too
+                large for the cache; a CUDA graph goes through all of them. The result is the mean
+                over the sets.
+        """
+
+        def all_of(calls: list[Callable[[], object]]) -> Callable[[], None]:
+            def run() -> None:
+                for call in calls:
+                    call()
+
+            return run
+
+        runs = {name: all_of(calls) for name, calls in sets.items()}
+        if self.rehearse:
+            found = interleave(runs, rounds=1)
+        else:
+            found = interleave(runs, seconds=0.1, clock=replayed_graph())
+        return {name: 1e3 * found.median(name) / len(calls) for name, calls in sets.items()}
 
     def tensors(self, sets: int, steps: int, neurons: int, dtype) -> list[Tensor]:
         return [

@@ -16,9 +16,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.common import interleave, machine, markdown, median_ms, ratio, save  # noqa: E402
+from bench.common import machine, markdown, save  # noqa: E402
 from snnkernels import iir  # noqa: E402
 from snnkernels.backends import cpp  # noqa: E402
+from snnkernels.cli._timing import interleave  # noqa: E402
 from snnkernels.core.call import General, Numbers, Options  # noqa: E402
 from snnkernels.core.strides import common_layout, empty_rows  # noqa: E402
 from snnkernels.nn import synapses  # noqa: E402
@@ -118,16 +119,18 @@ def row(what: str, x, baseline: str, theirs, ours, values: int, seconds: float) 
     def copy():
         cpp._core.stream(to.data_ptr(), x.data_ptr(), 0, x.numel(), torch.get_num_threads())
 
-    runs = interleave({"theirs": theirs, "ours": ours, "copy": copy}, seconds)
+    runs = {"theirs": theirs, "ours": ours, "copy": copy}
+    times = interleave(runs, seconds, twice="ours")
     return {
         "what": what,
         "T": x.shape[0],
         "N": x.shape[1],
         "baseline": baseline,
-        "baseline ms": median_ms(runs["theirs"]),
-        "ms": median_ms(runs["ours"]),
-        "baseline / it": ratio(runs["theirs"], runs["ours"]),
-        "it / copy of as many bytes": ratio(runs["ours"], runs["copy"]) * 2 / values,
+        "baseline ms": 1e3 * times.median("theirs"),
+        "ms": 1e3 * times.median("ours"),
+        "baseline / it": times.ratio("theirs", "ours"),
+        "noise": times.noise,
+        "it / copy of as many bytes": times.ratio("ours", "copy") * 2 / values,
     }
 
 

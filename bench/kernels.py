@@ -1,14 +1,15 @@
-"""Time the neuron kernels: against the memory's speed, the naive loop, and other libraries.
+"""Time the neuron op and its kernels: against the loops and libraries that people use, and memory.
 
     python bench/kernels.py            # all cases of tests/tools/cases.py
     python bench/kernels.py --quick    # those up to 131 k neurons
 
-Per case: the kernels alone on buffers that were written before, beside a copy (read one, write
-one) and a triad (read two, write one) of the same size by the same stores; then the op as a user
-calls it, allocations and autograd included, beside the loop over ``x.unbind(0)``, the loop over
-``x[t]`` (its backward pass is quadratic in T), ``torch.compile`` of the loop, and the installed
-peers. All of one case run in turns; figures are medians, ratios are medians of ratios of a round.
-A backend of ours that does not equal the reference is not timed.
+Per case, op against op: forward and backward as a user calls it, with allocations and autograd on
+both sides, beside the loop over ``x.unbind(0)``, the loop over ``x[t]`` (its backward pass is
+quadratic in T), ``torch.compile`` of the loop, and the installed peers. Then the kernels alone on
+buffers that were written before, beside a copy (read one, write one) and a triad (read two, write
+one) of the same size by the same stores. All of one case run in turns; figures are medians, ratios
+are medians of ratios of a round, and the op runs twice a round: what its two runs lie apart is the
+noise. A backend of ours that does not equal the reference is not timed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import json
 import sys
 from pathlib import Path
 
@@ -26,11 +28,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import peers  # noqa: E402
-from common import interleave, machine, markdown, median_ms, ratio, save  # noqa: E402
+from common import machine, markdown, save  # noqa: E402
 
 import snnkernels  # noqa: E402
 from snnkernels import _core  # noqa: E402
 from snnkernels.backends import cpp  # noqa: E402
+from snnkernels.cli._timing import interleave  # noqa: E402
 from snnkernels.core import reference  # noqa: E402
 from snnkernels.core.call import RESETS, Numbers, Options  # noqa: E402
 from snnkernels.core.state import State  # noqa: E402
@@ -116,18 +119,16 @@ def time_kernels(case: BenchCase, inputs: Inputs, seconds: float) -> dict:
         _core.stream(dx.data_ptr(), x.data_ptr(), ds.data_ptr(), words, torch.get_num_threads())
 
     functions = {"forward": forward, "backward": backward, "copy": copy, "triad": triad}
-    runs = interleave(functions, seconds)
-    e, n = x.element_size(), x.numel()
-    extra = 4 * kept / case.steps
+    times = interleave(functions, seconds, twice="forward")
+    e, extra = x.element_size(), 4 * kept / case.steps
+    moved = {"forward": 2 * e + extra, "backward": 3 * e + extra, "copy": 2 * e, "triad": 3 * e}
     return {
-        "forward_ms": median_ms(runs["forward"]),
-        "backward_ms": median_ms(runs["backward"]),
-        "forward_gb_s": (2 * e + extra) * n / median_ms(runs["forward"]) / 1e6,
-        "backward_gb_s": (3 * e + extra) * n / median_ms(runs["backward"]) / 1e6,
-        "copy_gb_s": 2 * e * n / median_ms(runs["copy"]) / 1e6,
-        "triad_gb_s": 3 * e * n / median_ms(runs["triad"]) / 1e6,
-        "forward_of_copy": (2 * e + extra) / (2 * e) * ratio(runs["copy"], runs["forward"]),
-        "backward_of_triad": (3 * e + extra) / (3 * e) * ratio(runs["triad"], runs["backward"]),
+        "forward_ms": 1e3 * times.median("forward"),
+        "backward_ms": 1e3 * times.median("backward"),
+        **{f"{k}_gb_s": v * x.numel() / times.median(k) / 1e9 for k, v in moved.items()},
+        "forward_of_copy": moved["forward"] / moved["copy"] * times.ratio("copy", "forward"),
+        "backward_of_triad": moved["backward"] / moved["triad"] * times.ratio("triad", "backward"),
+        "noise": times.noise,
     }
 
 
@@ -189,18 +190,23 @@ def time_op(case: BenchCase, inputs: Inputs, seconds: float, compiled: bool) -> 
         name: (run(x.clone()).to(expected.dtype) != expected).float().mean().item()
         for name, run in runs.items()
     }
-    times = interleave(
-        {name: (lambda r=run: both_ways(r, x, ds)) for name, run in runs.items()}, seconds, least=3
+    both = interleave(
+        {name: (lambda r=run: both_ways(r, x, ds)) for name, run in runs.items()},
+        seconds,
+        rounds=3,
+        twice="cpp",
     )
     forward = interleave(
-        {name: (lambda r=run: r(x)) for name, run in runs.items()}, seconds / 3, least=3
+        {name: (lambda r=run: r(x)) for name, run in runs.items()}, seconds / 3, rounds=3
     )
     return [
         {
             "who": name,
-            "forward_ms": median_ms(forward[name]),
-            "both_ms": median_ms(times[name]),
-            "times_ours": ratio(times[name], times["cpp"]),
+            "forward_ms": 1e3 * forward.median(name),
+            "both_ms": 1e3 * both.median(name),
+            "times_ours": both.ratio(name, "cpp"),
+            "times_ours_quartiles": both.spread(name, "cpp"),
+            "noise": both.noise,
             "peak_mb": peak_mb(lambda r=run: both_ways(r, x, ds)),
             "saved_bytes_per_neuron_step": saved_bytes(run, x),
             "differing_spikes": differing[name],
@@ -213,7 +219,7 @@ def time_kept(case: BenchCase, inputs: Inputs, seconds: float) -> dict:
     """The op and the loop once more, in a process that keeps freed memory."""
     snnkernels.keep_freed_memory(True)
     try:
-        runs = interleave(
+        times = interleave(
             {
                 backend: lambda b=backend: both_ways(
                     lambda x: lif(x, case, inputs, b)[0], inputs.x, inputs.ds
@@ -221,11 +227,11 @@ def time_kept(case: BenchCase, inputs: Inputs, seconds: float) -> dict:
                 for backend in ("cpp", "torch")
             },
             seconds,
-            least=3,
+            rounds=3,
         )
     finally:
         snnkernels.keep_freed_memory(False)
-    return {"both_ms": median_ms(runs["cpp"]), "loop_over_op": ratio(runs["torch"], runs["cpp"])}
+    return {"both_ms": 1e3 * times.median("cpp"), "loop_over_op": times.ratio("torch", "cpp")}
 
 
 def time_calls() -> dict:
@@ -238,41 +244,57 @@ def time_calls() -> dict:
         for _ in range(many):
             function()
 
-    runs = interleave(
+    times = interleave(
         {
             "without gradient": lambda: repeat(lambda: snnkernels.lif(x)),
             "forward with gradient": lambda: repeat(lambda: snnkernels.lif(leaf)),
-        }
+        },
+        seconds=2.0,
     )
-    return {name: median_ms(values) * 1e3 / many for name, values in runs.items()}
+    return {name: 1e6 * times.median(name) / many for name in times.seconds}
 
 
 def measure(case: BenchCase, seconds: float, compiled: bool) -> dict:
     check(case)
     inputs = case.inputs()
-    kernel = time_kernels(case, inputs, seconds)
-    op = time_op(case, inputs, seconds, compiled)
-    loop = next(row for row in op if row["who"] == "unbind loop")
-    alone = kernel["forward_ms"] + kernel["backward_ms"]
-    kernel["loop_over_kernels"] = loop["both_ms"] / alone
-    for row in op:
-        if row["who"] == "torch.compile":
-            kernel["compile_over_kernels"] = row["both_ms"] / alone
     return {
         "steps": case.steps,
         "neurons": case.neurons,
         "dtype": str(case.dtype).removeprefix("torch."),
-        "kernels": kernel,
-        "op": op,
+        "op": time_op(case, inputs, seconds, compiled),
+        "kernels": time_kernels(case, inputs, seconds),
         "memory_kept": time_kept(case, inputs, seconds / 2),
     }
 
 
 def tables(results: dict) -> str:
-    """The results as Markdown."""
-    kernels, op = [], []
+    """The results as Markdown: op against op, in short and in full, then the kernels alone."""
+    short: dict[str, dict] = {}
+    full, kernels = [], []
     for row in results["cases"]:
         k, head = row["kernels"], {key: row[key] for key in ("dtype", "steps", "neurons")}
+        case = f"{row['dtype']}, T={row['steps']}, {row['neurons']:,} neurons"
+        for run in row["op"]:
+            ours = run["who"] == "cpp"
+            name = "snnkernels, ms" if ours else f"{run['who']}, times as long"
+            short.setdefault(name, {})[case] = run["both_ms" if ours else "times_ours"]
+            loop = run["who"] == "unbind loop"
+            full.append(
+                head
+                | {
+                    "who": run["who"],
+                    "forward ms": run["forward_ms"],
+                    "forward + backward ms": run["both_ms"],
+                    "times as long as ours": run["times_ours"],
+                    "noise": run.get("noise"),
+                    "memory kept, times as long": row["memory_kept"]["loop_over_op"]
+                    if loop
+                    else None,
+                    "peak MB": run["peak_mb"],
+                    "kept B per neuron-step": run["saved_bytes_per_neuron_step"],
+                    "differing spikes": run["differing_spikes"],
+                }
+            )
         kernels.append(
             head
             | {
@@ -281,34 +303,31 @@ def tables(results: dict) -> str:
                 "backward ms": k["backward_ms"],
                 "of triad": k["backward_of_triad"],
                 "copy GB/s": k["copy_gb_s"],
-                "unbind loop, times as long": k["loop_over_kernels"],
-                "torch.compile, times as long": k.get("compile_over_kernels"),
+                "noise": k.get("noise"),
             }
         )
-        for run in row["op"]:
-            op.append(
-                head
-                | {
-                    "who": run["who"],
-                    "forward ms": run["forward_ms"],
-                    "forward + backward ms": run["both_ms"],
-                    "times as long as ours": run["times_ours"],
-                    "the same, memory kept": (
-                        row["memory_kept"]["loop_over_op"] if run["who"] == "unbind loop" else None
-                    ),
-                    "peak MB": run["peak_mb"],
-                    "kept B per neuron-step": run["saved_bytes_per_neuron_step"],
-                    "differing spikes": run["differing_spikes"],
-                }
-            )
+    cases = list(dict.fromkeys(case for cells in short.values() for case in cells))
+    pivot = [
+        {"forward and backward": name} | {case: cells.get(case) for case in cases}
+        for name, cells in short.items()
+    ]
     calls = ", ".join(f"{name} {value:.0f} us" for name, value in results["calls_us"].items())
     return (
-        "The kernels alone, on buffers written before:\n\n"
+        "Op against op, allocations and autograd on both sides:\n\n"
+        + markdown(pivot)
+        + "\n\nThe same in full:\n\n"
+        + markdown(full)
+        + "\n\nThe kernels alone, on buffers written before, against a copy (triad) of as many "
+        + "bytes:\n\n"
         + markdown(kernels)
-        + "\n\nThe op with its allocations and autograd:\n\n"
-        + markdown(op)
         + f"\n\nOne call at [4, 64]: {calls}.\n"
     )
+
+
+def page(command: str, about: dict, results: dict) -> str:
+    """The tables under what they were measured with."""
+    head = f"`{command}` on {about['cpu']}, {about['threads']} threads, commit {about['commit']}"
+    return f"{head}\n\n{tables(results)}"
 
 
 def main() -> None:
@@ -318,14 +337,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="per group of runs")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--out", type=Path, default=None, help="folder for JSON and table")
+    parser.add_argument("--tables-of", type=Path, help="only write the tables of this JSON again")
     arguments = parser.parse_args()
+    if arguments.tables_of:
+        found = json.loads(arguments.tables_of.read_text())
+        text = page(found["command"], found["machine"], found["results"])
+        arguments.tables_of.with_suffix(".md").write_text(text)
+        return
     missing = peers.installed(0.5)[1]
     for name, reason in missing.items():
         print(f"left out: {name} ({reason}; `make peers` installs it)", flush=True)
     results = {"calls_us": time_calls(), "missing": missing, "cases": []}
     command = " ".join(["python bench/kernels.py", *sys.argv[1:]])
-    about = machine()
-    head = f"`{command}` on {about['cpu']}, {about['threads']} threads, commit {about['commit']}"
     for case in BENCH_CASES:
         if arguments.quick and case.neurons > 1 << 17:
             continue
@@ -336,7 +359,7 @@ def main() -> None:
         results["cases"].append(measure(case, arguments.seconds, compiled))
         gc.collect()
         path = save("kernels", command, results, arguments.out)  # what is there outlives Ctrl-C
-        path.with_suffix(".md").write_text(f"{head}\n\n{tables(results)}")
+        path.with_suffix(".md").write_text(page(command, machine(), results))
     print(f"\n{tables(results)}\n{path}")
 
 

@@ -21,7 +21,6 @@ import json
 import multiprocessing
 import os
 import re
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -32,8 +31,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.common import interleave, markdown, median_ms, ratio, save
+from bench.common import markdown, save
 from snnkernels import keep_freed_memory, models
+from snnkernels.cli._timing import Timings, device_events, interleave
 from snnkernels.nn.norm import BNTT
 
 
@@ -189,8 +189,8 @@ def _serve(pipe, which: str, keep: bool, options: dict, n: int, threads: int) ->
         pipe.send(True)
 
 
-def in_turns(options: dict, n: int, seconds: float) -> dict[tuple[str, bool], list[float]]:
-    """Seconds of training steps on the CPU, by network and by whether freed memory is kept."""
+def in_turns(options: dict, n: int, seconds: float) -> Timings:
+    """Training steps on the CPU, by network and by whether freed memory is kept."""
     context, calls, processes = multiprocessing.get_context("spawn"), {}, []
     for which, keep in itertools.product(WHICH, (False, True)):
         ours, theirs = context.Pipe()
@@ -199,14 +199,14 @@ def in_turns(options: dict, n: int, seconds: float) -> dict[tuple[str, bool], li
         processes[-1].start()
         calls[which, keep] = lambda pipe=ours: (pipe.send(True), pipe.recv())
     try:
-        return interleave(calls, seconds, 3)
+        return interleave(calls, seconds, 3, twice=("fused", False))
     finally:
         for process in processes:
             process.terminate()
 
 
-def on_gpu(options: dict, n: int, seconds: float) -> dict:
-    """Times and peaks on a GPU, where waiting for it belongs to the time."""
+def on_gpu(options: dict, n: int, seconds: float) -> tuple[Timings, dict[str, float]]:
+    """Times and peaks on a GPU."""
     nets = {which: build(which, options, "cuda") for which in WHICH}
     data = batch(n, "cuda")
     peaks = {}
@@ -218,16 +218,9 @@ def on_gpu(options: dict, n: int, seconds: float) -> dict:
         train_step(net, *data)
         peaks[which] = (torch.cuda.max_memory_allocated() - before) / 2**20
 
-    def timed(net):
-        train_step(net, *data)
-        torch.cuda.synchronize()
-
-    runs = interleave({k: lambda n=n: timed(n) for k, n in nets.items()}, seconds, 5)
-    return {"runs": runs, "peaks": peaks}
-
-
-def _quartiles(runs: dict[str, list[float]]) -> dict[str, list[float]]:
-    return {which: [1e3 * q for q in statistics.quantiles(v)] for which, v in runs.items()}
+    runs = {(which, False): lambda n=net: train_step(n, *data) for which, net in nets.items()}
+    times = interleave(runs, seconds, twice=("fused", False), clock=device_events)
+    return times, peaks
 
 
 def main() -> None:
@@ -252,36 +245,39 @@ def main() -> None:
             parser.exit(1, f"error: {which}: more than {limit} apart; nothing was timed\n")
 
     if args.device == "cuda":
-        result = on_gpu(args.options, args.batch, args.seconds)
-        runs, peaks, held, kept = result["runs"], result["peaks"], None, None
+        times, peaks = on_gpu(args.options, args.batch, args.seconds)
+        held = None
     else:
-        both = in_turns(args.options, args.batch, args.seconds)
-        runs, kept = ({w: both[w, keep] for w in WHICH} for keep in (False, True))
+        times = in_turns(args.options, args.batch, args.seconds)
         peaks = {w: peak_mib(w, args.options, args.batch, True) for w in WHICH}
         held = {w: peak_mib(w, args.options, args.batch, False) for w in WHICH}
-    rows = [
-        {
-            "S-ResNet38, training step": which,
-            "ms": median_ms(runs[which]),
-            **{f"{w} / this": ratio(runs[w], runs[which]) for w in WHICH[:2]},
-            "ms, memory kept": kept and median_ms(kept[which]),
-            **{f"{w} / this, memory kept": kept and ratio(kept[w], kept[which]) for w in WHICH[:2]},
-            "peak MiB": peaks[which],
-            **{f"peak / {w}": peaks[which] / peaks[w] for w in WHICH[:2]},
-            "peak MiB, malloc's defaults": held and held[which],
-        }
-        for which in WHICH
-    ]
+    rows = []
+    for which in WHICH:
+        row = {"S-ResNet38, training step": which}
+        for keep, more in ((False, ""), (True, ", memory kept")):
+            there = (which, keep) in times.seconds
+            row[f"ms{more}"] = 1e3 * times.median((which, keep)) if there else None
+            for loop in WHICH[:2]:
+                ratio = times.ratio((loop, keep), (which, keep)) if there else None
+                row[f"{loop} / this{more}"] = ratio
+        row["peak MiB"] = peaks[which]
+        row |= {f"peak / {loop}": peaks[which] / peaks[loop] for loop in WHICH[:2]}
+        rows.append(row | {"peak MiB, malloc's defaults": held and held[which]})
     print(markdown(rows))
     results = {
         "batch": args.batch,
         "options": args.options,
         "rows": rows,
-        "rounds": len(runs["loop"]),
+        "rounds": len(times.seconds["loop", False]),
+        "noise": times.noise,
         "load_average": os.getloadavg(),
         "environment": {k: v for k, v in os.environ.items() if k.startswith("OMP_")},
-        "quartiles_ms": _quartiles(runs),
-        "quartiles_ms_memory_kept": kept and _quartiles(kept),
+        "quartiles_ms": {
+            which + (", memory kept" if keep else ""): [
+                1e3 * q for q in times.quartiles((which, keep))
+            ]
+            for which, keep in times.seconds
+        },
         "logits_apart": apart,
     }
     print(save("models", " ".join(["python bench/models.py", *sys.argv[1:]]), results, args.out))

@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from statistics import median
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from snnkernels.cli._timing import interleave
 from snnkernels.nn.lif import LIF
 from snnkernels.train.probe import Seen, watch
-
-T = TypeVar("T")
 
 
 class Comparison(NamedTuple):
@@ -24,6 +23,7 @@ class Comparison(NamedTuple):
         shape: of that layer's input.
         step: seconds of one whole training step.
         share: of the step's time that passes in its neuron layers, 0 ... 1.
+        noise: how far two steps of the last network lie apart, 0.01 for one per cent.
         equal: whether losses, spikes and gradients were equal bit for bit; else they were close.
     """
 
@@ -31,6 +31,7 @@ class Comparison(NamedTuple):
     shape: tuple[int, ...]
     step: dict[str, float]
     share: dict[str, float]
+    noise: float
     equal: bool
 
 
@@ -58,32 +59,19 @@ def compare(
     equal = _check_equal(networks, loss, batch, seen)
     layers = {name: _forward_backward(calls[0]) for name, calls in seen.items()}
     steps = {
-        name: _training_step(network, loss, batch, optimizer(network.parameters()))
+        name: _TrainingStep(network, loss, batch, optimizer(network.parameters()))
         for name, network in networks.items()
     }
-    layer, step = interleaved(layers, rounds), interleaved(steps, rounds)
+    layer = interleave(layers, rounds=rounds)
+    step = interleave(steps, rounds=rounds, twice=list(steps)[-1])
     return Comparison(
-        layer={name: median(seconds for seconds, _ in runs) for name, runs in layer.items()},
+        layer={name: layer.median(name) for name in layers},
         shape=tuple(next(iter(seen.values()))[0].x.shape),
-        step={name: median(seconds for seconds, _ in runs) for name, runs in step.items()},
-        share={
-            name: median(neurons / seconds for seconds, neurons in runs)
-            for name, runs in step.items()
-        },
+        step={name: step.median(name) for name in steps},
+        share={name: median(run.shares[1:]) for name, run in steps.items()},
+        noise=step.noise,
         equal=equal,
     )
-
-
-def interleaved(runs: dict[str, Callable[[], T]], rounds: int) -> dict[str, list[tuple[float, T]]]:
-    """Seconds and result of several functions, run in turn so that noise meets all of them."""
-    times: dict[str, list[tuple[float, T]]] = {name: [] for name in runs}
-    for i in range(rounds + 1):
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            result = run()
-            if i:  # the first round warms up
-                times[name].append((time.perf_counter() - begin, result))
-    return times
 
 
 def _check_equal(networks, loss, batch, seen: dict[str, list[Seen]]) -> bool:
@@ -117,31 +105,30 @@ def _forward_backward(call: Seen) -> Callable[[], None]:
     return run
 
 
-def _training_step(network, loss, batch, optimizer) -> Callable[[], float]:
-    """One step, which returns the seconds that passed in neuron layers, forward and backward."""
-    clock = 0.0
+class _TrainingStep:
+    """One step of training; notes the share of its time that passed in neuron layers."""
 
-    def start(*_) -> None:
-        nonlocal clock
-        clock -= time.perf_counter()
+    def __init__(self, network, loss, batch, optimizer):
+        self.shares: list[float] = []
+        self._network, self._loss, self._batch, self._optimizer = network, loss, batch, optimizer
+        self._inside = 0.0  # seconds in neuron layers, forward and backward
+        for layer in network.modules():
+            if isinstance(layer, LIF):
+                layer.register_forward_pre_hook(self._enter)
+                layer.register_forward_hook(self._leave)
+                layer.register_full_backward_pre_hook(self._enter)
+                layer.register_full_backward_hook(self._leave)
 
-    def stop(*_) -> None:
-        nonlocal clock
-        clock += time.perf_counter()
+    def _enter(self, *_) -> None:
+        self._inside -= time.perf_counter()
 
-    for layer in network.modules():
-        if isinstance(layer, LIF):
-            layer.register_forward_pre_hook(start)
-            layer.register_forward_hook(stop)
-            layer.register_full_backward_pre_hook(start)
-            layer.register_full_backward_hook(stop)
+    def _leave(self, *_) -> None:
+        self._inside += time.perf_counter()
 
-    def run() -> float:
-        nonlocal clock
-        clock = 0.0
-        optimizer.zero_grad()
-        loss(network(batch[0]), batch[1]).backward()
-        optimizer.step()
-        return clock
-
-    return run
+    def __call__(self) -> None:
+        samples, labels = self._batch
+        self._inside, start = 0.0, time.perf_counter()
+        self._optimizer.zero_grad()
+        self._loss(self._network(samples), labels).backward()
+        self._optimizer.step()
+        self.shares.append(self._inside / (time.perf_counter() - start))

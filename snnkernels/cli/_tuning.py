@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 from types import ModuleType
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from triton.runtime.errors import OutOfResources
 
 from snnkernels.backends import triton as kernels
 from snnkernels.backends.triton.launch_table import CHECKPOINT_EVERY, Launch, Row
+from snnkernels.cli._timing import Clock, Run, interleave
 from snnkernels.core.call import Numbers, Options
 from snnkernels.core.strides import common_layout, empty_rows
 from snnkernels.core.surrogates import Triangle
@@ -78,7 +78,8 @@ def _sensible(launch: Launch) -> bool:
 def choose(
     tried: list[Launch],
     problem: Callable[[Launch], str | None],
-    milliseconds: Callable[[Launch], float],
+    run: Callable[[Launch], object],
+    clock: Clock,
     rounds: int,
 ) -> Choice:
     """The fastest launch that computes the same, measured twice.
@@ -89,7 +90,8 @@ def choose(
     Args:
         tried: candidates; the first one is the old launch.
         problem: None, or why a candidate must not be used.
-        milliseconds: of one run of a candidate.
+        run: runs the kernel with a candidate.
+        clock: times it.
         rounds: runs of each candidate, in turns.
 
     Raises:
@@ -102,23 +104,20 @@ def choose(
             refused[launch] = reason
     if old in refused:
         raise RuntimeError(f"the launch of the table, {old}, must not be used: {refused[old]}")
-    times = _medians([c for c in tried if c not in refused], milliseconds, rounds)
-    best = min(times, key=times.get)
+    ms = _milliseconds({c: partial(run, c) for c in tried if c not in refused}, clock, rounds)
+    best = min(ms, key=ms.get)
     if best == old:
-        return Choice(old, old, times[old], times[old], refused)
-    times = _medians([old, best], milliseconds, rounds)
-    if times[old] < LEAST_GAIN * times[best]:
+        return Choice(old, old, ms[old], ms[old], refused)
+    ms = _milliseconds({c: partial(run, c) for c in (old, best)}, clock, rounds)
+    if ms[old] < LEAST_GAIN * ms[best]:
         best = old
-    return Choice(old, best, times[old], times[best], refused)
+    return Choice(old, best, ms[old], ms[best], refused)
 
 
-def _medians(tried: list, milliseconds: Callable[[object], float], rounds: int) -> dict:
-    """Medians over runs in turns, so that a change of the clock meets all."""
-    found: dict[object, list[float]] = {candidate: [] for candidate in tried}
-    for _ in range(rounds):
-        for candidate in tried:
-            found[candidate].append(milliseconds(candidate))
-    return {candidate: median(times) for candidate, times in found.items()}
+def _milliseconds(runs: dict, clock: Clock, rounds: int) -> dict:
+    """Medians over runs in turns."""
+    times = interleave(runs, rounds=rounds, clock=clock)
+    return {name: 1e3 * times.median(name) for name in runs}
 
 
 class Faster(NamedTuple):
@@ -205,87 +204,48 @@ class Case:
                 return f"{name} does not equal the reference"
         return None
 
-    def choices(self, row: Row, timer: Callable, rounds: int) -> tuple[Choice, Choice]:
+    def choices(self, row: Row, clock: Clock, rounds: int) -> tuple[Choice, Choice]:
         """Choose for the forward and the backward kernel.
 
         Args:
             row: of the table.
-            timer: makes, of a function, another one that returns the milliseconds of one run.
+            clock: times a kernel.
             rounds: runs of each candidate, in turns.
         """
 
         def pick(old: Launch, backward: bool) -> Choice:
             run = self.backward if backward else self.forward
-            timers: dict[Launch, Callable[[], float]] = {}
 
             def problem(launch: Launch) -> str | None:
                 return self.problem(row._replace(**{"backward" if backward else "forward": launch}))
 
-            def milliseconds(launch: Launch) -> float:
-                if launch not in timers:
-                    timers[launch] = timer(partial(run, launch))
-                return timers[launch]()
-
-            return choose(candidates(old, backward), problem, milliseconds, rounds)
+            return choose(candidates(old, backward), problem, run, clock, rounds)
 
         return pick(row.forward, False), pick(row.backward, True)
 
-    def faster(
-        self, row: Row, name: str, other: ModuleType, timer: Callable, rounds: int
-    ) -> Faster:
+    def faster(self, row: Row, name: str, other: ModuleType, clock: Clock, rounds: int) -> Faster:
         """Compare another backend with these kernels.
 
         Args:
             row: the launches of these.
             name: of the other backend.
             other: its module.
-            timer: as in `choices`.
+            clock: times both kernels together.
             rounds: runs of each, in turns.
         """
-        both = {
+        both: dict[str, Run] = {
             "triton": lambda: (self.forward(row.forward), self.backward(row.backward)),
             name: lambda: (self._forward(other), self._backward(other)),
         }
         problem = self._problem(both[name])
         if problem is not None:
             return Faster("triton", {}, problem)
-        timers = {backend: timer(run) for backend, run in both.items()}
-        times = _medians(list(both), lambda backend: timers[backend](), rounds)
-        wins = times["triton"] >= LEAST_GAIN * times[name]
-        return Faster(name if wins else "triton", times, None)
+        ms = _milliseconds(both, clock, rounds)
+        wins = ms["triton"] >= LEAST_GAIN * ms[name]
+        return Faster(name if wins else "triton", ms, None)
 
 
 def _reference(x: Tensor, ds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     x = x.detach().requires_grad_()
     s, state = lif(x, decay=DECAY, surrogate=Triangle(), backend="torch")
     return s.detach(), state.v.detach(), torch.autograd.grad(s, x, ds)[0]
-
-
-def gpu_timer(device: torch.device | str = "cuda") -> Callable:
-    """A timer for `Case.choices`: CUDA events around a replayed graph, the L2 cache flushed.
-
-    The flush also keeps the device busy while the replay is being launched.
-    """
-    cache = torch.cuda.get_device_properties(device).L2_cache_size
-    other = torch.empty(max(2 * cache, 256 << 20), dtype=torch.uint8, device=device)
-
-    def timer(run: Callable[[], None]) -> Callable[[], float]:
-        graph = torch.cuda.CUDAGraph()
-        run()  # compiled and loaded before the capture
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph):
-            run()
-
-        def milliseconds() -> float:
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            other.zero_()
-            begin.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            return begin.elapsed_time(end)
-
-        milliseconds()
-        return milliseconds
-
-    return timer

@@ -16,7 +16,7 @@ import torch
 import snnkernels
 from snnkernels.backends import available_backends
 from snnkernels.cli import _recipe
-from snnkernels.cli._speed import interleaved
+from snnkernels.cli._timing import interleave
 
 LAYERS = (300, 500, 200, 500, 300)
 ROUNDS = 3  # of the measurement: the median counts
@@ -146,7 +146,7 @@ def _compare(modules: dict, batch: tuple, batches: int) -> dict[str, float]:
 
         return run
 
-    runs = interleaved({name: step(name) for name in modules}, ROUNDS)
+    times = interleave({name: step(name) for name in modules}, rounds=ROUNDS)
     if not torch.equal(*losses.values()):
         raise RuntimeError(f"backends {' and '.join(modules)} differ: no times are given")
-    return {name: batches * median(seconds for seconds, _ in times) for name, times in runs.items()}
+    return {name: batches * times.median(name) for name in modules}

@@ -137,6 +137,7 @@ def _compare(network, data, out: Path) -> Path | None:
             f"  {title}: torch {1e3 * times[torch_name]:.1f} ms, cpp {1e3 * times[cpp]:.1f} ms, "
             f"{ratio:.1f} times as fast"
         )
+    print(f"  two runs of the same step lie {result.noise:.0%} apart")
     shares = ", ".join(f"{name} {result.share[name]:.0%}" for name in names)
     print(f"  the neurons' share of the step: {shares}; the rest is convolutions and the like")
     path = out / "speed.png"

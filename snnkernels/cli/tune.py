@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"tune: this needs a CUDA GPU that Triton can use: {reason}.", file=sys.stderr)
         return 2
     from snnkernels.backends.triton import launch_table as launches
-    from snnkernels.cli import _tuning
+    from snnkernels.cli import _timing, _tuning
 
     try:
         check_writable()
@@ -53,17 +53,17 @@ def run(args: argparse.Namespace) -> int:
     no_cuda = why_unavailable("cuda", "cuda")
     if no_cuda is not None:
         print(f"Backend 'cuda' is not compared: {no_cuda}.")
-    timer, rows = _tuning.gpu_timer(), {}
+    clock, rows = _timing.replayed_graph(flush=True), {}
     for dtype in DTYPES:
         found = []
         for start, neurons in _tuning.MEASURED_AT.items():
             old = launches.launches_for(kind, start, dtype)
             case = _tuning.Case(neurons, dtype, "cuda")
-            forward, backward = case.choices(old, timer, args.rounds)
+            forward, backward = case.choices(old, clock, args.rounds)
             print(lines(neurons, dtype, forward, backward), flush=True)
             row = launches.Row(start, forward.new, backward.new)
             if no_cuda is None:
-                faster = case.faster(row, "cuda", load("cuda"), timer, args.rounds)
+                faster = case.faster(row, "cuda", load("cuda"), clock, args.rounds)
                 print(comparison(faster), flush=True)
                 row = row._replace(faster=faster.name)
             found.append(row)

@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="needs snnkernels[triton]")
 from snnkernels.backends.triton import launch_table as launches  # noqa: E402
 from snnkernels.backends.triton import launch_tuned as stored  # noqa: E402
 from snnkernels.backends.triton.launch_table import LAUNCHES, Launch, Row  # noqa: E402
-from snnkernels.cli import _tuning  # noqa: E402
+from snnkernels.cli import _timing, _tuning  # noqa: E402
 
 OLD, FAST, WRONG = Launch(128, 4), Launch(256, 4), Launch(64, 2)
 ROWS = {
@@ -59,44 +59,45 @@ def test_sizes_measure_every_row():
         assert start <= _tuning.MEASURED_AT[start] < end
 
 
-def fake_timer(times: dict[Launch, list[float]]):
-    """Gives out times in turn; the last one from then on."""
-    given = {launch: list(reversed(list(times[launch]))) for launch in times}
+def choose(tried: list[Launch], seconds: dict[Launch, list[float]], problem=lambda launch: None):
+    """`_tuning.choose` over three rounds, with a clock that tells the times one after the other.
 
-    def milliseconds(launch: Launch) -> float:
-        left = given[launch]
-        return left.pop() if len(left) > 1 else left[0]
+    The last one counts from then on; a launch without times must not be run.
+    """
+    left = {launch: list(reversed(times)) for launch, times in seconds.items()}
 
-    return milliseconds
+    def clock(run):
+        times = left[run.args[0]]
+        return lambda: times.pop() if len(times) > 1 else times[0]
+
+    return _tuning.choose(tried, problem, left.__getitem__, clock, 3)
 
 
 def test_the_fastest_is_chosen():
-    choice = _tuning.choose([OLD, FAST], lambda c: None, fake_timer({OLD: [2.0], FAST: [1.0]}), 3)
-    assert choice == (OLD, FAST, 2.0, 1.0, {})
+    choice = choose([OLD, FAST], {OLD: [2.0], FAST: [1.0]})
+    assert choice == (OLD, FAST, 2000.0, 1000.0, {})
 
 
 def test_one_slow_run_does_not_count():
-    times = fake_timer({OLD: [1.0, 99.0, 1.0], FAST: [2.0, 0.1, 2.0]})
-    assert _tuning.choose([OLD, FAST], lambda c: None, times, 3).new == OLD
+    assert choose([OLD, FAST], {OLD: [1.0, 99.0, 1.0], FAST: [2.0, 0.1, 2.0]}).new == OLD
 
 
 def test_a_small_gain_is_noise():
-    times = fake_timer({OLD: [1.0], FAST: [0.98]})
-    assert _tuning.choose([OLD, FAST], lambda c: None, times, 3).new == OLD
+    assert choose([OLD, FAST], {OLD: [1.0], FAST: [0.98]}).new == OLD
 
 
 def test_luck_does_not_last():
-    times = fake_timer({OLD: [1.0], FAST: [0.5, 0.5, 0.5, 1.1]})  # slower when measured again
-    choice = _tuning.choose([OLD, FAST], lambda c: None, times, 3)
+    # slower when measured again
+    choice = choose([OLD, FAST], {OLD: [1.0], FAST: [0.5, 0.5, 0.5, 1.1]})
     assert choice.new == OLD and choice.refused == {}
 
 
 def test_what_differs_is_refused_however_fast():
-    times = fake_timer({OLD: [1.0], FAST: [0.5]})  # WRONG is never timed
-    choice = _tuning.choose([OLD, WRONG, FAST], {WRONG: "s differs"}.get, times, 3)
+    times = {OLD: [1.0], FAST: [0.5]}
+    choice = choose([OLD, WRONG, FAST], times, {WRONG: "s differs"}.get)
     assert choice.new == FAST and choice.refused == {WRONG: "s differs"}
     with pytest.raises(RuntimeError, match="launch of the table.*s differs"):
-        _tuning.choose([OLD, FAST], {OLD: "s differs"}.get, times, 3)
+        choose([OLD, FAST], times, {OLD: "s differs"}.get)
 
 
 @pytest.mark.skipif(
@@ -119,12 +120,11 @@ def test_a_case_measures_launches_and_refuses_wrong_ones(monkeypatch):
     monkeypatch.setattr(_tuning.kernels, "neuron_forward", forward)
     order = []
 
-    def timer(call):
-        call()
+    def clock(call):
         order.append(call.args[0])
         return lambda: 1.0 / call.args[0].ahead if call.func == case.forward else 1.0
 
-    forward_choice, backward_choice = case.choices(row, timer, rounds=1)
+    forward_choice, backward_choice = case.choices(row, clock, rounds=1)
     refused = {c for c in _tuning.candidates(row.forward, False) if c.block == 128 or c.warps == 2}
     assert refused and set(forward_choice.refused) == refused
     assert not refused & set(order)
@@ -152,15 +152,10 @@ def test_another_backend_is_compared(cuda_ms, wins):
             calls.append("backward")
             kernels.neuron_backward(*arguments, **buffers)
 
-    times = iter((1.0, cuda_ms) * 3)
-
-    def timer(run):
-        run()
-        return lambda: next(times)
-
-    got = case.faster(row, "cuda", Other, timer, rounds=3)
-    assert got == (wins, {"triton": 1.0, "cuda": cuda_ms}, None)
-    assert calls == ["forward", "backward"] * 2  # for its results, and for the timer
+    seconds = iter((1e-3, 1e-3 * cuda_ms) * 3)
+    got = case.faster(row, "cuda", Other, lambda run: lambda: next(seconds), rounds=3)
+    assert got == (wins, {"triton": 1.0, "cuda": pytest.approx(cuda_ms)}, None)
+    assert calls == ["forward", "backward"] * 2  # for its results, and to warm up
     assert f'"auto" takes {wins}' in tune.comparison(got)
 
     class Wrong(Other):
@@ -168,7 +163,7 @@ def test_another_backend_is_compared(cuda_ms, wins):
             kernels.neuron_backward(*arguments, **buffers)
             buffers["dx"][3, 3] += 1
 
-    got = case.faster(row, "cuda", Wrong, timer, rounds=3)
+    got = case.faster(row, "cuda", Wrong, None, rounds=3)  # nothing is timed
     assert got.name == "triton" and "dx does not equal" in tune.comparison(got)
 
 
@@ -289,11 +284,16 @@ def gpu(monkeypatch):
         def problem(self, row):
             return None
 
-        def faster(self, row, name, other, timer, rounds):
+        def forward(self, launch):
+            return None
+
+        backward = forward
+
+        def faster(self, row, name, other, clock, rounds):
             assert row.forward.block and name == "cuda" and other == "module of cuda"
             return _tuning.Faster("cuda", {"triton": 2e-3, "cuda": 1e-3}, None)
 
-    def timer(run):
+    def clock(run):
         return lambda: 1.0 / run.args[0].block
 
     monkeypatch.setattr(tune, "why_unavailable", lambda *backend: None)
@@ -301,7 +301,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(launches, "gpu_class", lambda index: "sm_77")
-    monkeypatch.setattr(_tuning, "gpu_timer", lambda: timer)
+    monkeypatch.setattr(_timing, "replayed_graph", lambda flush: clock)
     monkeypatch.setattr(_tuning, "Case", Case)
 
 

@@ -285,18 +285,10 @@ def test_share_of_the_neurons_is_part_of_the_step():
     networks["cpp"].load_state_dict(networks["torch"].state_dict())
     batch = torch.rand(4, 1, 28, 28), torch.arange(4)
     result = _speed.compare(networks, training.mse_loss, batch, training.adamw(), rounds=1)
-    assert result.equal and result.shape == (2, 4, 48, 28, 28)
+    assert result.noise >= 0 and result.equal and result.shape == (2, 4, 48, 28, 28)
     for name in networks:
         assert 0 < result.share[name] < 1
         assert result.layer[name] > 0 and result.step[name] > 0
-
-
-def test_interleaved_takes_turns():
-    order = []
-    runs = {name: lambda name=name: order.append(name) for name in "ab"}
-    times = _speed.interleaved(runs, 2)
-    assert [len(times[name]) for name in "ab"] == [2, 2]
-    assert order == ["a", "b"] * 3
 
 
 # --- info and the command line -------------------------------------------------------------------
