@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 
 
 def check_choice(name: str, value: object, choices: Sequence) -> None:
@@ -18,8 +20,33 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
         raise ValueError(f"{name} must be a whole number >= {least}; got {value!r}")
 
 
+def check_wholes(**values: object) -> None:
+    """Raise a ValueError unless every value is a whole number >= 1."""
+    for name, value in values.items():
+        check_whole(name, value)
+
+
+def check_positive(**values: object) -> None:
+    """Raise a ValueError unless every value is a finite number > 0."""
+    for name, value in values.items():
+        if not is_number(value) or not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a finite number > 0; got {value!r}")
+
+
+def check_share(**values: object) -> None:
+    """Raise a ValueError unless every value is a number in [0, 1)."""
+    for name, value in values.items():
+        if not is_number(value) or not 0 <= value < 1:
+            raise ValueError(f"{name} must be a number in [0, 1); got {value!r}")
+
+
 def check_size(value: object, multiple: int, least: int = 1) -> None:
     """Raise a ValueError unless ``size`` suits a network that pools it by ``multiple``."""
     check_whole("size", value, max(least, multiple))
     if value % multiple:
         raise ValueError(f"size must be a multiple of {multiple} pixels; got {value}")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number, of Python or of numpy, and not a bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)

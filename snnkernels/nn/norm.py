@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from snnkernels.core.checks import check_whole
+from snnkernels.core.checks import check_positive, check_wholes, is_number
 from snnkernels.ops.bntt import NormaliseSteps, _per_step
 
 
@@ -13,7 +13,12 @@ class BNTT(nn.Module):
     """Batch normalisation with its own statistics and scale at every time step, and no shift.
 
     One op over the whole sequence. A sequence shorter than ``steps`` uses the first of them (early
-    exit).
+    exit). Being one batch norm for each step it is no `torch.nn.BatchNorm2d`:
+    ``SyncBatchNorm.convert_sync_batchnorm`` leaves it as it is, and each process has statistics of
+    its own.
+
+    An in-place operation may follow it, where autograd raises if the backward pass needs the
+    output (float32 and float64 on a CPU).
 
     Kim & Panda, "Revisiting batch normalization for training low-latency deep spiking neural
     networks from scratch", 2020.
@@ -21,13 +26,16 @@ class BNTT(nn.Module):
     Args:
         channels: C.
         steps: the most steps of a sequence.
-        eps: added to the variance. Default: 1e-4.
-        momentum: weight of the new batch in the running statistics. Default: 0.1.
+        eps: added to the variance, > 0. Default: 1e-4.
+        momentum: weight of the new batch in the running statistics, in [0, 1], or None for their
+            mean over all batches. Default: 0.1.
 
     Attributes:
         weight: the scale gamma, `[steps, C]`.
         running_mean: `[steps, C]`, used in evaluation.
         running_var: `[steps, C]`, unbiased, used in evaluation.
+        num_batches_tracked: int64 `[steps]`, batches that had each step; only with
+            ``momentum=None``.
 
     Shape:
         x `[T, N, C, *]` with T <= steps, in any memory format; output the same. Statistics are
@@ -35,15 +43,19 @@ class BNTT(nn.Module):
     """
 
     def __init__(
-        self, channels: int, steps: int, *, eps: float = 1e-4, momentum: float = 0.1
+        self, channels: int, steps: int, *, eps: float = 1e-4, momentum: float | None = 0.1
     ) -> None:
         super().__init__()
-        check_whole("channels", channels)
-        check_whole("steps", steps)
+        check_wholes(channels=channels, steps=steps)
+        check_positive(eps=eps)
+        if momentum is not None and not (is_number(momentum) and 0 <= momentum <= 1):
+            raise ValueError(f"momentum must be None or a number in [0, 1]; got {momentum!r}")
         self.channels, self.steps, self.eps, self.momentum = channels, steps, eps, momentum
         self.weight = nn.Parameter(torch.ones(steps, channels))
         self.register_buffer("running_mean", torch.zeros(steps, channels))
         self.register_buffer("running_var", torch.ones(steps, channels))
+        if momentum is None:
+            self.register_buffer("num_batches_tracked", torch.zeros(steps, dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise every step by itself."""
@@ -68,8 +80,12 @@ class BNTT(nn.Module):
         out, mean, rstd = NormaliseSteps.apply(x, weight, self.eps)
         with torch.no_grad():
             var = (rstd**-2 - self.eps) * (samples / (samples - 1))  # unbiased
+            share = self.momentum
+            if share is None:
+                tracked = self.num_batches_tracked[:steps].add_(1)
+                share = tracked.reciprocal().to(self.running_mean.dtype)[:, None]
             for running, new in ((self.running_mean, mean), (self.running_var, var)):
-                running[:steps].lerp_(new.to(running.dtype), self.momentum)
+                running[:steps].lerp_(new.to(running.dtype), share)
         return out
 
     def extra_repr(self) -> str:

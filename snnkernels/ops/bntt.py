@@ -130,14 +130,26 @@ register(
 _run_backward = only_once(torch.ops.snnkernels.bntt_backward, "BNTT")
 
 
+def _invertible(x: Tensor, weight: Tensor) -> bool:
+    """Whether out / weight is (x - mean) / sqrt(var + eps) to a few roundings."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return False
+    if torch.compiler.is_compiling():
+        return False
+    # A product with anything larger than the root of the smallest normal number is normal itself,
+    # or so small beside 1 that its rounding is nothing.
+    return bool(weight.abs().min() >= torch.finfo(x.dtype).tiny ** 0.5)
+
+
 class NormaliseSteps(torch.autograd.Function):
     """out = weight (x - mean) / sqrt(var + eps), with mean and variance per step and channel.
 
     On a CPU the bits are those of one `torch.nn.BatchNorm2d` per step in the same memory format.
     The backward pass there works from the output, which the neuron that follows keeps anyway:
-    (x - mean) / sqrt(var + eps) is out / weight (Rota Bulò et al. 2018). That needs a look at the
-    weights, for which a GPU would have to stop, so there x is kept; and x is kept where a weight is
-    0.
+    (x - mean) / sqrt(var + eps) is out / weight (Rota Bulò et al. 2018). x is kept where that
+    quotient is no better than the output's rounding: in half precision, and where a weight is 0 or
+    next to it. It is kept on a GPU, which would have to stop for a look at the weights, and in a
+    compiled graph.
 
     Where every step is channels_last, float32 runs in the C++ kernels on a CPU, and float32,
     bfloat16 and float16 in the Triton kernels on a GPU; all else, float64 too, in tensor ops.
@@ -146,7 +158,7 @@ class NormaliseSteps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         out, mean, rstd = torch.ops.snnkernels.bntt_forward(x, weight, eps)
-        ctx.invertible = x.device.type == "cpu" and bool(weight.all())
+        ctx.invertible = _invertible(x, weight)
         ctx.save_for_backward(out if ctx.invertible else x, mean, rstd, weight)
         ctx.mark_non_differentiable(mean, rstd)
         ctx.set_materialize_grads(False)

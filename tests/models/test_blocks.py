@@ -164,7 +164,7 @@ def test_bntt_gradients_numerically():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
     w = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, w: bntt._NormaliseSteps.apply(x, w, 1e-4)[0], (x, w))
+    assert torch.autograd.gradcheck(lambda x, w: bntt.NormaliseSteps.apply(x, w, 1e-4)[0], (x, w))
 
 
 def test_bntt_in_half_precision_has_float32_statistics():
@@ -183,6 +183,75 @@ def test_bntt_keeps_one_tensor_with_the_neuron_that_follows():
         neuron(layer(x))
     large = {t.data_ptr() for t in kept if t.numel() == x.numel()}
     assert len(large) == 1 and x.data_ptr() not in large
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6, 1e-18, 1e-20, 1e-38, 1e-40, 0.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
+def test_bntt_has_gradients_at_every_scale(memory, dtype, scale):
+    """Also where weight and output are next to 0 or denormal, and in half precision."""
+    x = sequence((2, 4, 3, 6, 6), memory, torch.float32).to(dtype)
+    g = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    results = []
+    for kind in (dtype, torch.float64):
+        layer, leaf = BNTT(3, 2).to(torch.promote_types(kind, torch.float32)), x.to(kind)
+        nn.init.constant_(layer.weight, scale)
+        out = layer(leaf.requires_grad_())
+        results.append(torch.autograd.grad(out, (leaf, layer.weight), g.to(kind)))
+    (dx, dweight), (want_dx, want_dweight) = results
+    unit = torch.finfo(dtype).smallest_normal
+    close = {"rtol": 4 * torch.finfo(dtype).eps, "atol": max(1e-4 * scale, unit)}
+    torch.testing.assert_close(dx.double(), want_dx, **close)
+    torch.testing.assert_close(dweight.double(), want_dweight, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("change", [F.relu_, lambda out: out.mul_(2), lambda out: out[0].zero_()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("memory", FORMATS)
+def test_bntt_changed_in_place_is_right_or_refused(memory, dtype, change):
+    x = sequence((3, 4, 3, 6, 6), memory, dtype)
+    layer = BNTT(3, 3).to(torch.promote_types(dtype, torch.float32))
+
+    def gradient(copied):
+        leaf = x.clone().requires_grad_()
+        out = layer(leaf)
+        out = out.clone() if copied else out
+        change(out)
+        return torch.autograd.grad(out.float().pow(3).sum(), leaf)[0]
+
+    want = gradient(True)
+    try:
+        got = gradient(False)
+    except RuntimeError as error:
+        assert "modified by an inplace operation" in str(error)
+    else:
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("momentum", [None, 1.0, 0.25, 0])
+def test_bntt_keeps_the_running_statistics_of_batch_norm(momentum):
+    layer = BNTT(3, 3, momentum=momentum, eps=1e-4)
+    norms = [nn.BatchNorm2d(3, eps=1e-4, momentum=momentum) for _ in range(3)]
+    for seed, steps in enumerate((3, 2, 3)):  # the last step has fewer batches
+        x = sequence((steps, 4, 3, 6, 6), "channels_last", torch.float32, seed)
+        layer(x)
+        for norm, x_t in zip(norms, x, strict=False):
+            norm(x_t)
+    for name in ("running_mean", "running_var"):
+        want = torch.stack([getattr(norm, name) for norm in norms])
+        torch.testing.assert_close(getattr(layer, name), want)
+    fresh = BNTT(3, 3, momentum=momentum)
+    fresh.load_state_dict(layer.state_dict())
+    if momentum is None:
+        assert fresh.num_batches_tracked.tolist() == [3, 3, 2]
+
+
+def test_bntt_stays_itself_where_batch_norms_are_made_synchronous():
+    network = nn.Sequential(BNTT(3, 2), StepsNorm(3))
+    made = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    assert made[0] is network[0] and isinstance(made[1].norm, nn.SyncBatchNorm)
+    x = sequence((2, 4, 3, 6, 6), "channels_last", torch.float32)
+    assert torch.equal(made[0](x), BNTT(3, 2)(x))
 
 
 def test_weights_work_on_a_constant_input_once():
@@ -329,6 +398,8 @@ def test_input_of_a_network():
         (lambda: BNTT(3, 2)(torch.rand(2, 4, 5, 2)), "C = channels = 3; got"),
         (lambda: BNTT(3, 2)(torch.rand(2, 1, 3)), "more than one value per step and channel"),
         (lambda: BNTT(0, 2), "channels must be a whole number >= 1; got 0"),
+        (lambda: BNTT(3, 2, eps=0.0), "eps must be a finite number > 0; got 0.0"),
+        (lambda: BNTT(3, 2, momentum=2), r"momentum must be None or .* in \[0, 1\]; got 2"),
         (lambda: StepDropout(1.0), r"p must be a number in \[0, 1\); got 1.0"),
         (lambda: Vote(0), "voters must be a whole number >= 1; got 0"),
         (lambda: Readout("sum"), "readout must be one of 'rate', .*; got 'sum'"),
