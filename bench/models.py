@@ -71,8 +71,7 @@ class StepLoop(nn.Module):
         return norm.to(bntt.weight)
 
     def _current(self, name: str, conv: nn.Module, x: Tensor, t: int) -> Tensor:
-        conv = conv.module
-        return self.norms[name][t](F.conv2d(x, conv.weight, None, conv.stride, conv.padding))
+        return self.norms[name][t](conv.module(x))
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of images `[N, C, H, W]`."""

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from snnkernels.core.checks import check_choice, check_whole
+from snnkernels.core.checks import check_choice, check_share, check_whole, check_wholes
 from snnkernels.nn.lif import LIF
 from snnkernels.nn.over_time import OverTime
-from snnkernels.nn.readout import LeakyReadout
+from snnkernels.nn.readout import LeakyReadout, mean, total
 
 
 def as_sequence(x: Tensor, steps: int, step_shape: Sequence[int]) -> Tensor:
@@ -47,14 +48,72 @@ def is_constant(x: Tensor) -> bool:
     return x.shape[0] > 1 and x.stride(0) == 0
 
 
+class SequenceNetwork(nn.Module):
+    """What the networks share: the shape and number of steps, and the checks of both.
+
+    Args:
+        step_shape: of one step of one sample.
+        steps: T for a constant input, and the most steps of a sequence.
+        **wholes: other options that must be whole numbers >= 1, to be checked.
+    """
+
+    only_all_steps = False  # a sequence has exactly ``steps`` steps
+
+    def __init__(self, step_shape: tuple[int, ...], steps: int, **wholes: int) -> None:
+        super().__init__()
+        check_wholes(steps=steps, **wholes)
+        self.step_shape, self.steps = step_shape, steps
+
+    def sequence(self, x: Tensor) -> Tensor:
+        """The network's input as `[T, N, *]`, see `as_sequence`."""
+        x = as_sequence(x, self.steps, self.step_shape)
+        if self.only_all_steps and x.shape[0] != self.steps:
+            raise ValueError(f"x must have exactly steps = {self.steps} steps; got {x.shape[0]}")
+        return x
+
+
+def init_weights(module: nn.Module, init: Callable[..., Tensor], **options) -> None:
+    """Start the weights of every convolution and linear layer in a module with ``init``."""
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.Conv3d, nn.Linear)):
+            init(part.weight, **options)
+
+
+class Projection(nn.Conv2d):
+    """A 1x1 convolution of every ``every``-th pixel, without bias: the shortcut of a stage.
+
+    The pixels are taken first and the convolution has stride 1. With stride 2 the weight gradient
+    of oneDNN, as PyTorch 2.13 has it, writes past a buffer where channels are no multiple of 16.
+
+    Args:
+        cin: channels of the input.
+        cout: channels of the output.
+        every: 2 halves height and width.
+
+    Shape:
+        x `[N, cin, H, W]`, output `[N, cout, ceil(H / every), ceil(W / every)]`.
+    """
+
+    def __init__(self, cin: int, cout: int, every: int) -> None:
+        super().__init__(cin, cout, 1, bias=False)
+        self.every = every
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take the pixels, convolve."""
+        if self.every > 1:  # the mean over one pixel: its backward pass writes the input once
+            x = F.avg_pool2d(x, 1, self.every)
+        return super().forward(x)
+
+
 class Weights(OverTime):
     """Weights and pooling over time; a constant input is worked on once and expanded again.
 
     Args:
         *modules: without memory and without chance (no dropout, no batch norm), run one after the
             other.
-        whole: the input holds whole numbers of at most 127, as spikes and sums of spikes are. It is
-            then kept for the backward pass in one byte each, which changes no bit. Default: False.
+        whole: the caller promises that x holds whole numbers from -128 to 127, as spikes and sums
+            of spikes are. Where the first module keeps x for its backward pass, it is then kept in
+            one byte each, which changes no bit. Default: False.
 
     Shape:
         x `[T, N, *]`; the modules see `[T * N, *]`.
@@ -75,16 +134,19 @@ class Weights(OverTime):
         if is_constant(x):
             once = self.module(x[0])
             return once.expand(x.shape[0], *once.shape)
-        shape = x.flatten(0, 1).shape
         plain = again is None and not self.whole
-        # What is kept of x is known by its shape, which no weight may share.
-        if plain or not torch.is_grad_enabled() or any(p.shape == shape for p in self.parameters()):
+        # A compiled graph decides for itself what is kept.
+        if plain or not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(x)
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind):  # here, so that what is kept is the input itself
+            x = x.to(torch.get_autocast_dtype(kind))
+        own = x.flatten(0, 1)
+        place, dtype = _place(own), own.dtype  # not x itself, which the hooks would keep
 
         def pack(kept: Tensor) -> Tensor | Callable[[], Tensor]:
-            if kept.shape != shape or not kept.is_floating_point():
+            if _place(kept) != place:
                 return kept
-            dtype = kept.dtype
             if again is not None:
                 return lambda: again().flatten(0, 1).to(dtype)
             byte = kept.to(torch.int8)
@@ -95,7 +157,12 @@ class Weights(OverTime):
             return packed if isinstance(packed, Tensor) else packed()
 
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            return super().forward(x)
+            return self.module(own).unflatten(0, x.shape[:2])
+
+
+def _place(x: Tensor) -> tuple:
+    """Equal for tensors that are the same elements of the same memory, and for no others."""
+    return x.data_ptr(), x.dtype, x.shape, x.stride()
 
 
 class StepsNorm(nn.Module):
@@ -129,8 +196,7 @@ class StepDropout(nn.Module):
 
     def __init__(self, p: float = 0.25) -> None:
         super().__init__()
-        if not isinstance(p, (int, float)) or not 0 <= p < 1:
-            raise ValueError(f"p must be a number in [0, 1); got {p!r}")
+        check_share(p=p)
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,7 +216,7 @@ class Vote(nn.Module):
         voters: outputs per class. Default: 10.
 
     Shape:
-        x `[..., classes * voters]`, output `[..., classes]`.
+        x `[..., classes * voters]`, output `[..., classes]`, float32 (float64 for float64 x).
     """
 
     def __init__(self, voters: int = 10) -> None:
@@ -160,7 +226,7 @@ class Vote(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Average each class's voters."""
-        return x.unflatten(-1, (-1, self.voters)).mean(-1)
+        return mean(x.unflatten(-1, (-1, self.voters)), -1)
 
     def extra_repr(self) -> str:
         return f"voters={self.voters}"
@@ -178,7 +244,8 @@ class Readout(nn.Module):
         **options: those of the output neurons, see `LIF`.
 
     Shape:
-        x `[T, N, *]`; output `[N, *]`, or `[T, N, *]` for "spikes".
+        x `[T, N, *]`; output `[N, *]` in float32 (float64 for float64 x), or `[T, N, *]` in x's
+        dtype for "spikes".
     """
 
     def __init__(self, output: str, **options) -> None:
@@ -194,8 +261,8 @@ class Readout(nn.Module):
         """Read out `[T, N, *]`."""
         out = self.neuron(x)
         if self.output == "rate":
-            return out.mean(0)
-        return out.sum(0) if self.output == "count" else out
+            return mean(out)
+        return total(out) if self.output == "count" else out
 
     def extra_repr(self) -> str:
         return f"output={self.output!r}"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from snnkernels.core.checks import check_size, check_whole
-from snnkernels.models._blocks import Weights, as_sequence
+from snnkernels.core.checks import check_size
+from snnkernels.models._blocks import SequenceNetwork, Weights
 from snnkernels.models.conv_lstm import ConvLSTM
+from snnkernels.nn.readout import mean
 
 
-class Baseline(nn.Module):
+class Baseline(SequenceNetwork):
     """Common to the four: two layers of 256 channels, 2x2 max-pooling after each, one dense layer.
 
     The paper gives the widths. Chosen here: 3x3 (3x3x3) kernels with padding, ReLU, max-pooling, a
@@ -29,6 +30,8 @@ class Baseline(nn.Module):
         `[N, num_classes]`.
     """
 
+    only_all_steps = True
+
     def __init__(
         self,
         *,
@@ -38,26 +41,15 @@ class Baseline(nn.Module):
         size: int = 28,
         steps: int = 10,
     ) -> None:
-        super().__init__()
-        for name, value in {
-            "channels": channels,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "steps": steps,
-        }.items():
-            check_whole(name, value)
+        wholes = {"channels": channels, "num_classes": num_classes, "in_channels": in_channels}
+        super().__init__((in_channels, size, size), steps, **wholes)
         check_size(size, 4)
-        self.steps = steps
-        self.step_shape = (in_channels, size, size)
         self.features = channels * (size // 4) ** 2
         self._build(in_channels, channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch."""
-        x = as_sequence(x, self.steps, self.step_shape)
-        if x.shape[0] != self.steps:
-            raise ValueError(f"x must have exactly steps = {self.steps} steps; got {x.shape[0]}")
-        return self._run(x)
+        return self._run(self.sequence(x))
 
 
 def _pooled_conv(cin: int, cout: int) -> list[nn.Module]:
@@ -90,7 +82,7 @@ class CNNLSTM(Baseline):
         self.fc = nn.Linear(channels, classes)
 
     def _run(self, x: Tensor) -> Tensor:
-        return self.fc(self.lstm(self.convs(x))[0]).mean(0)
+        return mean(self.fc(self.lstm(self.convs(x))[0]))
 
 
 class ConvLSTMNet(Baseline):
@@ -106,7 +98,7 @@ class ConvLSTMNet(Baseline):
         )
 
     def _run(self, x: Tensor) -> Tensor:
-        return self.layers(x).mean(0)
+        return mean(self.layers(x))
 
 
 class C3D(Baseline):
@@ -128,4 +120,4 @@ class C3D(Baseline):
 
     def _run(self, x: Tensor) -> Tensor:
         x = self.convs(x.permute(1, 2, 0, 3, 4))
-        return self.fc(torch.flatten(x.mean(2), 1))
+        return self.fc(torch.flatten(mean(x, 2), 1))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snnkernels.core.checks import check_whole
+from snnkernels.core.checks import check_wholes
 from snnkernels.models._blocks import Weights
 
 
@@ -28,8 +28,9 @@ class ConvLSTM(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, kernel: int = 3) -> None:
         super().__init__()
-        check_whole("in_channels", in_channels)
-        check_whole("channels", channels)
+        check_wholes(in_channels=in_channels, channels=channels, kernel=kernel)
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd; got {kernel}")
         self.input = Weights(nn.Conv2d(in_channels, 4 * channels, kernel, padding=kernel // 2))
         self.hidden = nn.Conv2d(channels, 4 * channels, kernel, padding=kernel // 2, bias=False)
 
@@ -61,6 +62,7 @@ class FrameAttention(nn.Module):
 
     def __init__(self, channels: int, key_channels: int = 8) -> None:
         super().__init__()
+        check_wholes(channels=channels, key_channels=key_channels)
         self.query = nn.Linear(channels, key_channels, bias=False)
         self.key = nn.Linear(channels, key_channels, bias=False)
         self.value = nn.Linear(channels, channels, bias=False)

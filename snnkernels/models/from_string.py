@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from snnkernels.core.checks import check_whole
+from snnkernels.core.checks import check_positive
 from snnkernels.core.surrogates import Gaussian
-from snnkernels.models._blocks import Readout, Weights, as_sequence
+from snnkernels.models._blocks import Readout, SequenceNetwork, Weights, init_weights
 from snnkernels.nn.lif import LIF
 
 GRAMMAR = (
@@ -62,7 +62,7 @@ def parse(layers: str) -> list[Part]:
     return parts
 
 
-class LayeredSNN(nn.Module):
+class LayeredSNN(SequenceNetwork):
     """A feed-forward spiking network from the papers' shorthand.
 
     Every convolution (padded to keep the size) and dense layer is followed by neurons. In the paper
@@ -103,16 +103,14 @@ class LayeredSNN(nn.Module):
         readout: str = "count",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        parts = parse(layers)
-        check_whole("steps", steps)
         shape = tuple(input_shape)
+        super().__init__(shape, steps)
+        parts = parse(layers)
+        check_positive(sigma=sigma)
         if len(shape) not in (1, 3) or not all(type(n) is int and n > 0 for n in shape):
             raise ValueError(f"input_shape must be (C, H, W) or (features,); got {input_shape!r}")
         if len(shape) == 1 and parts[0].kind != "dense":
             raise ValueError(f"input_shape must be (C, H, W) for {layers!r}; got {input_shape!r}")
-        self.steps = steps
-        self.step_shape = shape
         options = {
             "decay": decay,
             "v_threshold": v_threshold,
@@ -148,13 +146,11 @@ class LayeredSNN(nn.Module):
             if i < len(parts) - 1:
                 modules.append(LIF(**options) if neuron is None else neuron())
         self.layers = nn.Sequential(*modules)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.kaiming_normal_(module.weight)
+        init_weights(self, nn.init.kaiming_normal_)
         self.readout = Readout(readout, **options)
         if neuron is not None and readout != "potential":
             self.readout.neuron = neuron()
 
     def forward(self, x: Tensor) -> Tensor:
         """Run a batch."""
-        return self.readout(self.layers(as_sequence(x, self.steps, self.step_shape)))
+        return self.readout(self.layers(self.sequence(x)))

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from snnkernels.core.checks import check_positive, check_wholes
 from snnkernels.core.surrogates import Gaussian, Surrogate
 from snnkernels.nn.lif import LIF
+from snnkernels.nn.readout import total
 from snnkernels.nn.synapses import CurrentEncoder, IIRSynapse
 
 
@@ -54,6 +56,8 @@ class IIRNetwork(nn.Module):
         super().__init__()
         if len(sizes) < 2:
             raise ValueError(f"sizes must be the inputs and at least one layer; got {list(sizes)}")
+        check_wholes(**{f"sizes[{k}]": size for k, size in enumerate(sizes)})
+        check_positive(tau=tau, tau_trace=tau_trace, scale=scale)
         surrogate = Gaussian(1.0) if surrogate is None else surrogate
         layers = []
         for inputs, neurons in zip(sizes[:-1], sizes[1:], strict=True):
@@ -114,6 +118,7 @@ class SeriesSNN(nn.Module):
         **options,
     ) -> None:
         super().__init__()
+        check_wholes(features=features, classes=classes, hold=hold)
         self.hold = hold
         self.encoder = CurrentEncoder(gain=gain, backend=backend)
         sizes = (2 * features, *hidden, classes)
@@ -122,7 +127,7 @@ class SeriesSNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Spike counts of the classes; after its end a series is silent."""
         x = x.transpose(0, 1).nan_to_num().repeat_interleave(self.hold, 0)
-        return self.network(self.encoder(x)).sum(0)
+        return total(self.network(self.encoder(x)))
 
 
 class SeriesLSTM(nn.Module):
@@ -139,6 +144,7 @@ class SeriesLSTM(nn.Module):
 
     def __init__(self, features: int, classes: int, *, hidden: int = 300) -> None:
         super().__init__()
+        check_wholes(features=features, classes=classes, hidden=hidden)
         self.lstm = nn.LSTM(features, hidden, num_layers=2)
         self.fc = nn.Linear(hidden, classes)
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from snnkernels.core.checks import check_choice, check_size, check_whole
 from snnkernels.core.surrogates import ATan
-from snnkernels.models._blocks import StepsNorm, Vote, Weights, as_sequence
+from snnkernels.models._blocks import SequenceNetwork, StepsNorm, Vote, Weights, init_weights
 from snnkernels.models.conv_lstm import ConvLSTM, FrameAttention
 from snnkernels.nn.lif import LIF
+from snnkernels.nn.readout import mean, total
 
 FEATURES = ("cl", "cla")
 FRAME_READOUTS = ("last", "sum", "mean", "concat", "lstm")
@@ -60,18 +61,21 @@ class RecurrentFeatures(nn.Module):
         return self.layers(x)
 
 
-def _check(num_classes, in_channels, size, steps, layers, pooling) -> None:
-    for name, value in {
-        "num_classes": num_classes,
-        "in_channels": in_channels,
-        "steps": steps,
-    }.items():
-        check_whole(name, value)
-    check_choice("layers", layers, LAYERS)
-    check_size(size, (4 if pooling else 1) << layers)
+class _RecurrentNetwork(SequenceNetwork):
+    """The feature extractor, which both phases of the training have, and the vote."""
+
+    def __init__(
+        self, features, layers, num_classes, in_channels, size, steps, pooling, **wholes
+    ) -> None:
+        wholes |= {"num_classes": num_classes, "in_channels": in_channels}
+        super().__init__((in_channels, size, size), steps, **wholes)
+        check_choice("layers", layers, LAYERS)
+        check_size(size, (4 if pooling else 1) << layers)
+        self.features = RecurrentFeatures(features, in_channels, pooling)
+        self.vote = Vote(10)
 
 
-class RecurrentClassifier(nn.Module):
+class RecurrentClassifier(_RecurrentNetwork):
     """The network that trains the features first (sec. 2.5), with one of five read-outs.
 
     "last" takes the last frame's features, "sum" and "mean" those of all frames, "concat" puts the
@@ -96,6 +100,8 @@ class RecurrentClassifier(nn.Module):
         x `[T, N, in_channels, size, size]`; logits `[N, num_classes]`.
     """
 
+    only_all_steps = True
+
     def __init__(
         self,
         *,
@@ -108,11 +114,9 @@ class RecurrentClassifier(nn.Module):
         steps: int = 20,
         pooling: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(features, layers, num_classes, in_channels, size, steps, pooling)
         check_choice("readout", readout, FRAME_READOUTS)
-        _check(num_classes, in_channels, size, steps, layers, pooling)
-        self.readout, self.steps, self.step_shape = readout, steps, (in_channels, size, size)
-        self.features = RecurrentFeatures(features, in_channels, pooling)
+        self.readout = readout
         side = size // self.features.shrink
         if readout == "lstm":
             inputs = self.features.channels * side * side
@@ -123,25 +127,21 @@ class RecurrentClassifier(nn.Module):
         else:
             entering = self.features.channels * (steps if readout == "concat" else 1)
             self.decision = _frame_cnn(entering, layers, side, num_classes)
-        self.vote = Vote(10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch."""
-        x = as_sequence(x, self.steps, self.step_shape)
-        if x.shape[0] != self.steps:
-            raise ValueError(f"x must have exactly steps = {self.steps} steps; got {x.shape[0]}")
-        x = self.features(x)
+        x = self.features(self.sequence(x))
         if self.readout == "lstm":
             x = x.flatten(2)
             for lstm in self.lstms:
                 x = lstm(x)[0]
-            return self.vote(x.sum(0))
+            return self.vote(total(x))
         if self.readout == "last":
             frame = x[-1]
         elif self.readout == "concat":
             frame = x.transpose(0, 1).flatten(1, 2)
         else:
-            frame = x.sum(0) if self.readout == "sum" else x.mean(0)
+            frame = total(x) if self.readout == "sum" else mean(x)
         return self.vote(self.decision(frame))
 
 
@@ -169,7 +169,7 @@ def _frame_cnn(entering: int, layers: int, side: int, num_classes: int) -> nn.Se
     )
 
 
-class RSNN(nn.Module):
+class RSNN(_RecurrentNetwork):
     """Recurrent features and a spiking decision (sec. 2.6).
 
     The features of every step enter 3 or 4 layers of 3x3 convolution, batch norm, neurons and 2x2
@@ -211,11 +211,8 @@ class RSNN(nn.Module):
         pooling: bool = True,
         backend: str = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(features, layers, num_classes, in_channels, size, steps, pooling)
         check_whole("channels", channels, 4)
-        _check(num_classes, in_channels, size, steps, layers, pooling)
-        self.steps, self.step_shape = steps, (in_channels, size, size)
-        self.features = RecurrentFeatures(features, in_channels, pooling)
         options = {
             "decay": 0.5,
             "v_threshold": 2.0,
@@ -234,10 +231,7 @@ class RSNN(nn.Module):
         modules += [LIF(**options), Weights(nn.Linear(inputs // 4, 10 * num_classes, bias=False))]
         modules += [LIF(**options)]
         self.decision = nn.Sequential(*modules)
-        for module in self.decision.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.kaiming_normal_(module.weight)
-        self.vote = Vote(10)
+        init_weights(self.decision, nn.init.kaiming_normal_)
 
     def take_features(self, classifier: RecurrentClassifier, freeze: bool = True) -> None:
         """Start the second phase of the training: copy trained features.
@@ -251,5 +245,4 @@ class RSNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Firing rates of a batch."""
-        x = self.features(as_sequence(x, self.steps, self.step_shape))
-        return self.vote(self.decision(x).mean(0))
+        return self.vote(mean(self.decision(self.features(self.sequence(x)))))

@@ -5,60 +5,64 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snnkernels.core.checks import check_size, check_whole
+from snnkernels.core.checks import check_positive, check_share, check_size, check_wholes
 from snnkernels.core.surrogates import Triangle
-from snnkernels.models._blocks import StepDropout, Weights, as_sequence
+from snnkernels.models._blocks import SequenceNetwork, StepDropout, Weights, init_weights
 from snnkernels.nn.lif import LIF
 from snnkernels.nn.readout import LeakyReadout
 
 
-class _SCNN(nn.Module):
-    """What the three share: neurons, readout, initial weights and the artificial twin."""
+class _SCNN(SequenceNetwork):
+    """What the three share: neurons, readout, initial weights and the artificial twin.
+
+    Args:
+        multiple: what size must be a multiple of.
+        stretch: half-width of the surrogate as a multiple of the threshold.
+        wholes: options that must be whole numbers >= 1.
+        **neuron: other options of the neurons, see `LIF`.
+    """
 
     def __init__(
-        self, num_classes, in_channels, size, multiple, steps, spiking, init_std, neuron
+        self,
+        in_channels,
+        size,
+        multiple,
+        steps,
+        stretch,
+        init_std,
+        spiking,
+        wholes,
+        v_threshold,
+        backend,
+        **neuron,
     ) -> None:
-        super().__init__()
-        for name, value in {
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "steps": steps,
-        }.items():
-            check_whole(name, value)
+        super().__init__((in_channels, size, size), steps, in_channels=in_channels, **wholes)
         check_size(size, multiple)
+        check_positive(v_threshold=v_threshold, stretch=stretch, init_std=init_std)
+        width = stretch * v_threshold
         self.steps = steps if spiking else 1
-        self.step_shape = (in_channels, size, size)
         self.spiking = spiking
         self.init_std = init_std
-        self._options = neuron
-        self.readout = LeakyReadout(backend=neuron["backend"])
+        self._options = {
+            "v_threshold": v_threshold,
+            "surrogate": Triangle(1 / width, width),
+            "backend": backend,
+            **neuron,
+        }
+        self.readout = LeakyReadout(backend=backend)
 
     def _neuron(self) -> nn.Module:
         return LIF(**self._options) if self.spiking else nn.ReLU()
 
     def _init(self) -> None:
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)):
-                if self.spiking:
-                    nn.init.normal_(module.weight, 0.0, self.init_std)
-                else:
-                    nn.init.kaiming_normal_(module.weight)
+        if self.spiking:
+            init_weights(self, nn.init.normal_, std=self.init_std)
+        else:
+            init_weights(self, nn.init.kaiming_normal_)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits: the last potentials of the output neurons."""
-        return self.readout(self.layers(as_sequence(x, self.steps, self.step_shape)))
-
-
-def _neuron_options(decay, v_threshold, stretch, refractory, regulariser, backend) -> dict:
-    width = stretch * v_threshold
-    return {
-        "decay": decay,
-        "v_threshold": v_threshold,
-        "refractory": refractory,
-        "surrogate": Triangle(1 / width, width),
-        "regulariser": regulariser,
-        "backend": backend,
-    }
+        return self.readout(self.layers(self.sequence(x)))
 
 
 class TemporalConv(nn.Module):
@@ -79,6 +83,7 @@ class TemporalConv(nn.Module):
 
     def __init__(self, cin: int, cout: int, kernel: int = 4, depth: int = 4) -> None:
         super().__init__()
+        check_wholes(cin=cin, cout=cout, kernel=kernel, depth=depth)
         self.conv = nn.Conv3d(cin, cout, (depth, kernel, kernel), bias=False)
         before = (kernel - 1) // 2
         self.padding = (before, kernel - 1 - before) * 2 + (depth - 1, 0)
@@ -132,8 +137,21 @@ class TSCNN(_SCNN):
         spiking: bool = True,
         backend: str = "auto",
     ) -> None:
-        neuron = _neuron_options(decay, v_threshold, stretch, refractory, regulariser, backend)
-        super().__init__(num_classes, in_channels, size, 8, steps, spiking, init_std, neuron)
+        super().__init__(
+            in_channels,
+            size,
+            8,
+            steps,
+            stretch,
+            init_std,
+            spiking,
+            {"num_classes": num_classes},
+            v_threshold=v_threshold,
+            backend=backend,
+            decay=decay,
+            refractory=refractory,
+            regulariser=regulariser,
+        )
         layers, width = [], in_channels
         for filters in (10, 15, 20):
             layers += [TemporalConv(width, filters), Weights(nn.MaxPool2d(2)), self._neuron()]
@@ -192,9 +210,21 @@ class WSCNN(_SCNN):
         spiking: bool = True,
         backend: str = "auto",
     ) -> None:
-        check_whole("width", width)
-        neuron = _neuron_options(decay, v_threshold, stretch, 0, regulariser, backend)
-        super().__init__(num_classes, in_channels, size, 4, steps, spiking, init_std, neuron)
+        super().__init__(
+            in_channels,
+            size,
+            4,
+            steps,
+            stretch,
+            init_std,
+            spiking,
+            {"num_classes": num_classes, "width": width},
+            v_threshold=v_threshold,
+            backend=backend,
+            decay=decay,
+            regulariser=regulariser,
+        )
+        check_share(dropout=dropout)
 
         def conv(cin: int, cout: int, pool: bool) -> list[nn.Module]:
             modules = [nn.Conv2d(cin, cout, 3, padding=1, bias=False)]
@@ -280,9 +310,20 @@ class RSCNN(_SCNN):
         spiking: bool = True,
         backend: str = "auto",
     ) -> None:
-        check_whole("width", width)
-        neuron = _neuron_options(decay, v_threshold, stretch, 0, regulariser, backend)
-        super().__init__(num_classes, in_channels, size, 4, steps, spiking, init_std, neuron)
+        super().__init__(
+            in_channels,
+            size,
+            4,
+            steps,
+            stretch,
+            init_std,
+            spiking,
+            {"num_classes": num_classes, "width": width},
+            v_threshold=v_threshold,
+            backend=backend,
+            decay=decay,
+            regulariser=regulariser,
+        )
 
         def conv(cin: int, cout: int, stride: int = 1) -> Weights:
             return Weights(nn.Conv2d(cin, cout, 3, stride, padding=1, bias=False))

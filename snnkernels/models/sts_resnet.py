@@ -7,9 +7,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from snnkernels.core.checks import check_size, check_whole
+from snnkernels.core.checks import check_share, check_size
 from snnkernels.core.surrogates import Gaussian
-from snnkernels.models._blocks import Readout, StepDropout, Weights, as_sequence
+from snnkernels.models._blocks import (
+    Projection,
+    Readout,
+    SequenceNetwork,
+    StepDropout,
+    Weights,
+    init_weights,
+)
 from snnkernels.nn.lif import LIF
 from snnkernels.ops.lif import lif
 
@@ -48,13 +55,13 @@ class HybridLIF(nn.Module):
         return torch.where(h >= self.neuron.v_threshold, h, -self.beta * h).to(x.dtype)
 
 
-class _Hybrid(nn.Module):
-    """What both networks share: the neurons' options, the input and the phase of the training."""
+class _Hybrid(SequenceNetwork):
+    """What both networks share: the neurons' options and the phase of the training."""
 
-    def __init__(self, in_channels, size, steps, decay, v_threshold, reset, backend) -> None:
-        super().__init__()
-        self.steps = steps
-        self.step_shape = (in_channels, size, size)
+    def __init__(
+        self, in_channels, size, steps, decay, v_threshold, reset, backend, **wholes
+    ) -> None:
+        super().__init__((in_channels, size, size), steps, in_channels=in_channels, **wholes)
         self.options = {
             "decay": decay,
             "v_threshold": v_threshold,
@@ -106,15 +113,10 @@ class ConvSNN(_Hybrid):
         reset: str = "none",
         backend: str = "auto",
     ) -> None:
-        for name, value in {
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "steps": steps,
-        }.items():
-            check_whole(name, value)
-        check_size(size, 4)
-        super().__init__(in_channels, size, steps, decay, v_threshold, reset, backend)
         first, second = channels
+        wholes = {"num_classes": num_classes, "channels[0]": first, "channels[1]": second}
+        super().__init__(in_channels, size, steps, decay, v_threshold, reset, backend, **wholes)
+        check_size(size, 4)
         self.layers = nn.Sequential(
             Weights(nn.Conv2d(in_channels, first, 3, padding=1)),
             HybridLIF(**self.options),
@@ -128,7 +130,7 @@ class ConvSNN(_Hybrid):
 
     def forward(self, x: Tensor) -> Tensor:
         """Firing rates of a batch."""
-        return self.readout(self.layers(as_sequence(x, self.steps, self.step_shape)))
+        return self.readout(self.layers(self.sequence(x)))
 
 
 class _SubBlock(nn.Module):
@@ -142,7 +144,7 @@ class _SubBlock(nn.Module):
         self.second = Weights(nn.Conv2d(cout, cout, 3, padding=1, bias=False))
         self.neuron2 = HybridLIF(**options)
         same = stride == 1 and cin == cout
-        self.shortcut = None if same else Weights(nn.Conv2d(cin, cout, 1, stride, bias=False))
+        self.shortcut = None if same else Weights(Projection(cin, cout, stride))
 
     def forward(self, x: Tensor) -> Tensor:
         skip = x if self.shortcut is None else self.shortcut(x)
@@ -193,15 +195,10 @@ class STSResNet(_Hybrid):
         dropout: float = 0.25,
         backend: str = "auto",
     ) -> None:
-        for name, value in {
-            "filters": filters,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "steps": steps,
-        }.items():
-            check_whole(name, value)
+        wholes = {"filters": filters, "num_classes": num_classes}
+        super().__init__(in_channels, size, steps, decay, v_threshold, reset, backend, **wholes)
         check_size(size, 1, least=8)
-        super().__init__(in_channels, size, steps, decay, v_threshold, reset, backend)
+        check_share(dropout=dropout)
         self.input = HybridLIF(**self.options)
         self.stem = nn.Sequential(
             Weights(nn.Conv2d(in_channels, filters, 3, padding=1, bias=False)),
@@ -220,13 +217,12 @@ class STSResNet(_Hybrid):
         self.blocks = nn.ModuleList(blocks)
         self.fc = Weights(nn.Linear(filters * 4 + filters * 8, num_classes, bias=False))
         self.readout = Readout("rate", **self.options)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
+        for part in (self.stem, self.blocks):
+            init_weights(part, nn.init.kaiming_normal_)
 
     def forward(self, x: Tensor) -> Tensor:
         """Firing rates of a batch."""
-        x = self.stem(self.input(as_sequence(x, self.steps, self.step_shape)))
+        x = self.stem(self.input(self.sequence(x)))
         pooled = []
         for block in self.blocks:
             x = block(x)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from snnkernels.core.reference import mean_penalty
 from snnkernels.nn.lif import LIF
+from snnkernels.nn.readout import total
 from snnkernels.ops.iir import check_filter, iir
 
 
@@ -29,8 +30,7 @@ def spike_count_cross_entropy(s: Tensor, labels: Tensor) -> Tensor:
     """
     if s.ndim != 3:
         raise ValueError(f"s must be [T, N, C]; got {list(s.shape)}")
-    counts = s.sum(0, dtype=torch.promote_types(s.dtype, torch.float32))
-    return functional.cross_entropy(counts, labels)
+    return functional.cross_entropy(total(s), labels)
 
 
 # Elements of the blocks of time in which the filtered difference is made, and steps at the least.
@@ -169,13 +169,14 @@ def potential_regulariser(
         shift: how far the middle of that interval lies above the threshold. Default: 0.
 
     Returns:
-        The mean over all steps and neurons.
+        The mean over all steps and neurons, float32 (float64 for float64 h).
 
     Raises:
         ValueError: a negative tolerance.
     """
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be >= 0; got {tolerance!r}")
+    h = h.to(torch.promote_types(h.dtype, torch.float32))
     return mean_penalty(h, v_threshold, float(tolerance), float(shift))
 
 

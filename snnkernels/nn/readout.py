@@ -9,6 +9,19 @@ from snnkernels.nn._stateful import StatefulLayer
 from snnkernels.ops.lif import lif
 
 
+def total(x: Tensor, dim: int = 0) -> Tensor:
+    """The sum over a dimension in float32 (float64 for float64 x).
+
+    bfloat16 counts to 256 and float16 to 2,048 only.
+    """
+    return x.sum(dim, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def mean(x: Tensor, dim: int = 0) -> Tensor:
+    """The mean over a dimension in float32 (float64 for float64 x)."""
+    return x.mean(dim, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
 class LeakyReadout(StatefulLayer):
     """An output layer that integrates and never fires.
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from snnkernels.core.surrogates import Surrogate, Triangle
 from snnkernels.nn.lif import LIF
 from snnkernels.nn.over_time import OverTime
+from snnkernels.nn.readout import mean
 
 MEAN, DEVIATION = 0.13, 0.31  # of the grey values of MNIST
 
@@ -63,4 +64,4 @@ class DigitNet(nn.Module):
         x = (images - MEAN) / DEVIATION
         current = self.code(x.contiguous(memory_format=torch.channels_last))
         s, _ = self.readout(self.features(current.expand(self.steps, *current.shape)))
-        return s.mean(0)
+        return mean(s)

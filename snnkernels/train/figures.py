@@ -34,7 +34,7 @@ class Reading(NamedTuple):
     @property
     def answer(self) -> int:
         """The class that spiked most."""
-        return int(self.s.sum(0).argmax())
+        return int(self.s.sum(0, dtype=torch.float32).argmax())
 
 
 def raster(path: Path, image: Tensor, label: int, layers: dict[str, Tensor], shown: int = 128):

@@ -1,13 +1,25 @@
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from snnkernels import LIF
+from snnkernels import LIF, LeakyReadout
 from snnkernels.backends import cpp
-from snnkernels.models._blocks import Readout, StepDropout, StepsNorm, Vote, Weights, as_sequence
+from snnkernels.models._blocks import (
+    Projection,
+    Readout,
+    StepDropout,
+    StepsNorm,
+    Vote,
+    Weights,
+    as_sequence,
+)
 from snnkernels.models.conv_lstm import ConvLSTM, FrameAttention
 from snnkernels.models.scnn import TemporalConv
+from snnkernels.nn.losses import potential_regulariser, spike_count_cross_entropy
 from snnkernels.nn.norm import BNTT
 from snnkernels.ops import bntt
 
@@ -284,6 +296,60 @@ def test_whole_inputs_are_kept_in_a_byte_each_and_change_no_bit(dtype):
     assert torch.int8 in [getattr(c.cell_contents, "dtype", None) for c in packed.__closure__]
 
 
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda conv: [conv, nn.ReLU()],
+        lambda conv: [nn.Hardtanh(-0.3, 0.3), conv],
+        lambda conv: [nn.MaxPool2d(1), conv, nn.Tanh()],
+    ],
+)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_only_the_input_is_kept_in_bytes_not_what_looks_like_it(layers, autocast):
+    torch.manual_seed(0)
+    modules = layers(nn.Conv2d(4, 4, 3, padding=1, bias=False))
+    x = sequence((3, 2, 4, 6, 6), "channels_last", torch.float32).round().requires_grad_()
+    leaves = (x, *modules[0].parameters(), *modules[1].parameters())
+    grads = []
+    for whole in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = Weights(*modules, whole=whole)(x)
+        grads.append(torch.autograd.grad(out.float().square().sum(), leaves))
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("known", ["whole", "again"])
+def test_an_input_that_is_not_kept_is_freed(known, autocast):
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    values = torch.ones(3, 2, 4, 6, 6)
+    again = values.clone if known == "again" else None
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        x = values.clone()
+        freed = []
+        weakref.finalize(x.untyped_storage(), freed.append, True)
+        out = Weights(conv, whole=known == "whole")(x, again)
+    del x
+    gc.collect()
+    assert freed and out.requires_grad
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("size", [6, 7])
+def test_a_projection_is_a_strided_convolution(size, every):
+    torch.manual_seed(0)
+    layer = Projection(3, 5, every).double()
+    assert list(layer.state_dict()) == ["weight"]
+    x = sequence((1, 4, 3, size, size), "channels_last")[0].requires_grad_()
+    want = F.conv2d(x, layer.weight, None, every)
+    g = torch.randn_like(want)
+    torch.testing.assert_close(layer(x), want)
+    leaves = (x, layer.weight)
+    torch.testing.assert_close(
+        torch.autograd.grad(layer(x), leaves, g), torch.autograd.grad(want, leaves, g)
+    )
+
+
 def test_weights_of_the_inputs_shape_are_not_taken_for_it():
     conv = nn.Conv2d(3, 4, 3)
     x = torch.ones(2, 2, 3, 3, 3, requires_grad=True)  # conv.weight is [4, 3, 3, 3]
@@ -340,6 +406,27 @@ def test_readouts():
     assert torch.equal(Readout("rate")(x), spikes.mean(0))
     assert torch.equal(Readout("count")(x), spikes.sum(0))
     assert torch.equal(Readout("potential")(x), x.sum(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_sums_over_time_count_past_the_whole_numbers_of_half_precision(dtype):
+    steps, spikes = 5000, (256, 257, 2048, 2049)
+    x = torch.zeros(steps, 1, 4)
+    for k, n in enumerate(spikes):
+        x[:n, 0, k] = 1
+    s, want = x.to(dtype), torch.tensor([spikes], dtype=torch.float32)
+    fires = {"decay": 0.0, "v_threshold": 0.5}
+    assert torch.equal(Readout("count", **fires)(s), want)
+    torch.testing.assert_close(Readout("rate", **fires)(s), want / steps, rtol=1e-6, atol=0)
+    assert torch.equal(Readout("potential")(s), want)
+    means = LeakyReadout(output="mean")(s)
+    torch.testing.assert_close(means, LeakyReadout(output="mean")(x), rtol=1e-6, atol=0)
+    votes = Vote(2)(torch.tensor([[1.0, 0.0, 1.0, 1.0 + 2**-7]], dtype=dtype))
+    assert votes.tolist() == [[0.5, 1 + 2**-8]]
+    label = torch.tensor([1])
+    assert spike_count_cross_entropy(s, label) == F.cross_entropy(want, label)
+    penalty = potential_regulariser(s, 0.5, tolerance=0.25)
+    assert penalty.item() == 0.0625
 
 
 def test_temporal_convolution_looks_back_only():
