@@ -8,10 +8,18 @@ from __future__ import annotations
 import functools
 
 from torch import Tensor, nn
+from torch.nn.modules import module as every_module
 
 from snnkernels.core.checks import check_choice, check_whole
 from snnkernels.core.surrogates import Triangle
-from snnkernels.models._blocks import StepsNorm, Vote, Weights, as_sequence
+from snnkernels.models._blocks import (
+    Projection,
+    SequenceNetwork,
+    StepsNorm,
+    Vote,
+    Weights,
+    init_weights,
+)
 from snnkernels.nn.lif import LIF
 from snnkernels.nn.norm import BNTT
 from snnkernels.nn.readout import LeakyReadout
@@ -40,13 +48,13 @@ class _Block(nn.Module):
         self.neuron2 = make.neuron()
         self.shortcut = None
         if stride != 1 or cin != cout:
-            whole = whole and self.residual != "v2v"
-            conv = make.conv(cin, cout, 1, stride, whole=whole)
-            self.shortcut = nn.Sequential(conv, make.norm(cout))
+            self.shortcut = nn.Sequential(Weights(Projection(cin, cout, stride)), make.norm(cout))
 
     def forward(self, spikes: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         x = self.norm1(self.conv1(spikes))
-        again = functools.partial(self.neuron1, x.detach()) if self.recompute else None
+        again = None
+        if self.recompute and not _has_hooks(self.neuron1):
+            again = functools.partial(self.neuron1.forward, x.detach())
         x = self.conv2(self.neuron1(x), again)
         x = self.norm2(x)
         if self.shortcut is not None:
@@ -57,6 +65,14 @@ class _Block(nn.Module):
         current = x + skip
         spikes = self.neuron2(current)
         return spikes, current if self.residual == "v2v" else spikes
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether a call does more than ``forward``: a hook may change what the layer gives."""
+    own = (module._forward_pre_hooks, module._forward_hooks)
+    return any(own) or any(
+        (every_module._global_forward_pre_hooks, every_module._global_forward_hooks)
+    )
 
 
 class _Make:
@@ -94,7 +110,7 @@ class _Make:
         return neuron
 
 
-class SResNet(nn.Module):
+class SResNet(SequenceNetwork):
     """S-ResNet with 6n + 2 layers (sec. 3.2), and its non-spiking twin.
 
     A 3x3 convolution, three stages of n blocks of two 3x3 convolutions (filters, 2 filters and 4
@@ -152,17 +168,11 @@ class SResNet(nn.Module):
         recompute: bool = True,
         backend: str = "auto",
     ) -> None:
-        super().__init__()
+        wholes = {"filters": filters, "num_classes": num_classes, "in_channels": in_channels}
+        super().__init__((in_channels, size, size), steps, **wholes)
         check_whole("depth", depth, 8)
         if depth % 6 != 2:
             raise ValueError(f"depth must be 6n + 2 (8, 14, 20, ..., 38, 44); got {depth}")
-        for name, value in {
-            "filters": filters,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "steps": steps,
-        }.items():
-            check_whole(name, value)
         check_choice("size", size, SIZES)
         check_choice("residual", residual, RESIDUALS)
         check_choice("norm", norm, NORMS)
@@ -176,7 +186,6 @@ class SResNet(nn.Module):
                 )
             residual, norm, steps = "s2m", "bn", 1
         self.steps = steps
-        self.step_shape = (in_channels, size, size)
         make = _Make(residual, norm, steps, decay, learn_decay, spiking, recompute, backend)
 
         kernel, stride = {32: (3, 1), 64: (3, 2), 128: (5, 2)}[size]
@@ -186,10 +195,13 @@ class SResNet(nn.Module):
         self.pool = Weights(nn.MaxPool2d(2)) if size == 128 else None
 
         blocks, width = [], filters
+        per_stage = (depth - 2) // 6
         for stage, cout in enumerate((filters, 2 * filters, 4 * filters)):
-            for block in range((depth - 2) // 6):
-                # Sums of spikes stay whole until a shortcut's weights have entered them.
-                whole = residual != "s2s" or stage == 0 or (stage == 1 and block == 0)
+            for block in range(per_stage):
+                # Sums of spikes stay whole until a shortcut's weights have entered them; they grow
+                # by one per block.
+                sums = (stage == 0 or (stage == 1 and block == 0)) and per_stage < 127
+                whole = residual != "s2s" or sums
                 stride = 2 if stage > 0 and block == 0 else 1
                 blocks.append(_Block(make, width, cout, stride, whole))
                 width = cout
@@ -197,13 +209,11 @@ class SResNet(nn.Module):
         self.fc = Weights(nn.Linear(width, num_classes * (10 if boosting else 1), bias=False))
         self.vote = Vote(10) if boosting else None
         self.readout = LeakyReadout(backend=backend)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.xavier_uniform_(module.weight, gain=2.0 if spiking else 2.0**0.5)
+        init_weights(self, nn.init.xavier_uniform_, gain=2.0 if spiking else 2.0**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch."""
-        current = self.norm1(self.conv1(as_sequence(x, self.steps, self.step_shape)))
+        current = self.norm1(self.conv1(self.sequence(x)))
         spikes = self.neuron1(current)
         if self.pool is not None:
             spikes = self.pool(spikes)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from bench.models import StepLoop, batch, train_step
 from snnkernels import LIF, models
@@ -82,6 +83,44 @@ def test_s_resnet_is_the_loop_over_time_of_the_paper():
         norm = per_step.get(name.removesuffix(".weight").replace(".", "_"))
         want = p.grad if norm is None else torch.stack([n.weight.grad for n in norm])
         torch.testing.assert_close(g, want)
+
+
+def half_the_spikes(module, args, out):
+    return out * (torch.arange(out.shape[-1]) % 2)
+
+
+@pytest.mark.parametrize("hook", [lambda *_: None, half_the_spikes], ids=["looks", "changes"])
+def test_hooks_in_a_block_run_once_and_may_change_the_spikes(hook):
+    results, calls = [], []
+    for recompute in (True, False):
+        torch.manual_seed(0)
+        net = models.create("s_resnet8", filters=4, steps=3, recompute=recompute)
+        for block in net.blocks:
+            block.neuron1.register_forward_hook(hook)
+            block.neuron1.register_forward_hook(lambda *_: calls.append(1))
+        logits = train_step(net, *batch(2))
+        results.append((logits, [p.grad for p in net.parameters()]))
+        assert len(calls) == len(net.blocks)
+        calls.clear()
+    (logits, grads), (want, want_grads) = results
+    assert torch.equal(logits, want)
+    assert all(torch.equal(a, b) for a, b in zip(grads, want_grads, strict=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "bn", "residual": "v2v"}], ids=str)
+def test_training_compiles_to_one_graph(options):
+    torch._dynamo.reset()
+    compiled, counted = [], CompileCounter()
+    for compiler in (None, counted):
+        torch.manual_seed(0)
+        net = models.create("s_resnet8", filters=4, steps=2, **options)
+        run = net if compiler is None else torch.compile(net, backend=compiler, fullgraph=True)
+        images, labels = batch(2)
+        logits = run(images)
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        compiled.append([logits, *(p.grad for p in net.parameters())])
+    assert counted.frame_count == 1
+    torch.testing.assert_close(*compiled, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
