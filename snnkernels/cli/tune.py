@@ -15,7 +15,8 @@ import sys
 import torch
 
 from snnkernels.backends import load, why_unavailable
-from snnkernels.backends.cache import check_writable
+from snnkernels.backends.cache import cache_folder
+from snnkernels.core.files import check_folder
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from snnkernels.cli import _timing, _tuning
 
     try:
-        check_writable()
+        check_folder(cache_folder())
     except OSError as error:
         return _not_written(error)
     device = torch.cuda.current_device()

@@ -13,7 +13,8 @@ import warnings
 from functools import lru_cache
 from importlib import resources
 
-from snnkernels.backends.cache import cache_folder, write_whole
+from snnkernels.backends.cache import cache_folder
+from snnkernels.core.files import write_whole
 
 OLDEST_CUPY = (13, 0)
 OPTIONS = ("--std=c++17", "--fmad=false")

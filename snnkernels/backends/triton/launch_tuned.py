@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from snnkernels.backends.cache import cache_folder, write_whole
+from snnkernels.backends.cache import cache_folder
 from snnkernels.backends.triton.launch_table import CHECKPOINT_EVERY, Launch, Row, row_for
+from snnkernels.core.files import write_whole
 
 FORMAT = 2  # of the file
 MOST = Launch(block=8192, warps=32, ahead=64)
