@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-NEEDS = "the recipe needs more than torch ({}): pip install 'snnkernels[train]'"
-RESULT = "result.json"  # of a training that is complete
-
-
-def add_arguments(parser: argparse.ArgumentParser, *, out: str, epochs: int) -> None:
-    """The options of every recipe."""
-    parser.add_argument("--out", type=Path, default=Path(out), help=f"results (default {out})")
-    parser.add_argument("--epochs", type=int, default=epochs, help=f"default {epochs}")
-    parser.add_argument("--backend", default="auto", help="of filters and neurons (default auto)")
-    parser.add_argument("--fresh", action="store_true", help="drop what is there, start anew")
+from snnkernels.train import runs
 
 
 def train(
@@ -36,7 +24,7 @@ def train(
 
     Args:
         module: a `snnkernels.train.module.SpikingClassifier`.
-        data: a `snnkernels.train.module.InMemoryData`.
+        data: a `snnkernels.train.batches.InMemoryData`.
         directory: of the checkpoints and ``result.json``.
         epochs: passes over the training samples.
         settings: all that makes this run another one, as JSON knows it.
@@ -48,12 +36,12 @@ def train(
         ``result.json``; None where Ctrl-C stopped the training.
 
     Raises:
-        OtherRunError: the directory holds a run with other settings.
+        OSError: a file cannot be read or written.
+        RunError: the directory holds a damaged file, or a run with other settings.
     """
-    from snnkernels.train.callbacks import FINISHED, LAST, OtherRunError, finish
     from snnkernels.train.module import fit
 
-    path = directory / RESULT
+    path = directory / runs.RESULT
     if fresh:
         path.unlink(missing_ok=True)
     if not path.exists():
@@ -67,28 +55,15 @@ def train(
             callbacks=callbacks,
         )
         if not complete:
-            print(f"Stopped after {len(history.steps)} steps. The same command goes on from there.")
             return None
         result = {"settings": {"epochs": epochs, **settings}}
         result |= {"threads": torch.get_num_threads()}
-        write_json(path, result | {"steps": history.steps, "epochs": history.epochs})
-    result = json.loads(path.read_text())
-    if result["settings"] != {"epochs": epochs, **settings}:
-        raise OtherRunError(
-            f"{path} is of a run with {result['settings']}, not {{'epochs': {epochs}, "
-            f"{str(settings)[1:]}: choose another --out, or --fresh to lose it"
-        )
-    if (directory / LAST).exists():
-        finish(directory)
-    checkpoint = torch.load(directory / FINISHED, weights_only=True, map_location="cpu")
+        runs.write_json(path, result | {"steps": history.steps, "epochs": history.epochs})
+    result = runs.load_result(path)
+    runs.check_settings(path, result["settings"], {"epochs": epochs, **settings})
+    if (directory / runs.LAST).exists():
+        runs.finish(directory)
+    checkpoint = runs.load_checkpoint(directory / runs.FINISHED, module)
     module.load_state_dict(checkpoint["state_dict"])
     module.eval()
     return result
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a file that is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(part, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from statistics import mean, median, stdev
 
@@ -11,6 +10,8 @@ import torch
 
 import snnkernels
 from snnkernels.cli import _recipe
+from snnkernels.cli._options import CommandError, add_run_options, needs, positive, whole
+from snnkernels.core.files import write_whole
 
 NETWORKS = {
     "trained": "spiking, filters trained",
@@ -23,14 +24,15 @@ FILTER_LR = 5e-4  # each coefficient acts on every spike of its input
 
 def add_arguments(parser: argparse.ArgumentParser, *, out: str, epochs: int, batch: int) -> None:
     """The options of a recipe for time series."""
-    _recipe.add_arguments(parser, out=out, epochs=epochs)
+    add_run_options(parser, out=out, epochs=epochs, seed="weights and order")
     parser.add_argument(
         "--network", choices=NETWORKS, default="trained", help="what to train (default trained)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights and order (default 0)")
     parser.add_argument("--study", action="store_true", help="all networks, with seeds 0, 1, 2")
-    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate (default 1e-3)")
-    parser.add_argument("--batch", type=int, default=batch, help=f"samples a step ({batch})")
+    parser.add_argument("--lr", type=positive, default=1e-3, help="learning rate (default 1e-3)")
+    parser.add_argument(
+        "--batch", type=whole(), default=batch, help=f"samples a step (default {batch})"
+    )
 
 
 def run(args: argparse.Namespace, title: str, load: Callable, settings: dict, options: dict) -> int:
@@ -43,17 +45,13 @@ def run(args: argparse.Namespace, title: str, load: Callable, settings: dict, op
         settings: what besides the options above makes this run another one.
         options: of `snnkernels.models.iir_snn.SeriesSNN`.
     """
-    try:
+    with needs("train"):
         from snnkernels.train import figures
-        from snnkernels.train.callbacks import OtherRunError
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(_recipe.NEEDS.format(error)) from error
     snnkernels.keep_freed_memory()
     try:
         dataset = load()
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    except ValueError as error:
+        raise CommandError(str(error)) from error
     print(
         f"{title}: {len(dataset.train.y):,} training and {len(dataset.test.y):,} test series, "
         f"{dataset.train.x.shape[2]} values a step, {dataset.classes} classes"
@@ -61,18 +59,14 @@ def run(args: argparse.Namespace, title: str, load: Callable, settings: dict, op
     results: dict[str, list[dict]] = {}
     for seed in SEEDS if args.study else (args.seed,):
         for name in NETWORKS if args.study else (args.network,):
-            try:
-                result = _train(name, seed, dataset, args, settings, options)
-            except OtherRunError as error:
-                print(error, file=sys.stderr)
-                return 1
+            result = _train(name, seed, dataset, args, settings, options)
             if result is None:
                 return 130
             results.setdefault(name, []).append(result)
     table = _table(results)
     print(f"\n{table}")
     if args.study:
-        (args.out / "study.md").write_text(table + "\n")
+        write_whole(args.out / "study.md", f"{table}\n".encode())
         figures.accuracies(
             args.out / "accuracy.png",
             {
@@ -91,7 +85,8 @@ def _train(
     """Train one network and draw what came out; None where Ctrl-C stopped it."""
     from snnkernels.models.iir_snn import SeriesLSTM, SeriesSNN
     from snnkernels.train import figures
-    from snnkernels.train.module import InMemoryData, SpikingClassifier, adamw
+    from snnkernels.train.batches import InMemoryData
+    from snnkernels.train.module import SpikingClassifier, adamw
 
     torch.manual_seed(seed)
     sizes = dataset.train.x.shape[2], dataset.classes

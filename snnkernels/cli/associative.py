@@ -1,13 +1,8 @@
-"""Train an associative memory of spike patterns (Fang et al., 5.1) and show what it recalls.
-
-Ten patterns of 300 trains x 300 steps are recalled from versions with lost, shifted and extra
-spikes by a network 300-500-200-500-300. Ctrl-C stops; the same command goes on from there.
-"""
+"""The command ``associative``."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from statistics import median
 
@@ -16,34 +11,40 @@ import torch
 import snnkernels
 from snnkernels.backends import available_backends
 from snnkernels.cli import _recipe
+from snnkernels.cli._options import add_run_options, needs, positive, whole
 from snnkernels.cli._timing import interleave
+from snnkernels.train import runs
 
+HELP = """Train an associative memory of spike patterns (Fang et al., 5.1) and show what it recalls.
+
+Ten patterns of 300 trains x 300 steps are recalled from versions with lost, shifted and extra
+spikes by a network 300-500-200-500-300. Ctrl-C stops; the same command goes on from there.
+"""
 LAYERS = (300, 500, 200, 500, 300)
 ROUNDS = 3  # of the measurement: the median counts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe's options."""
-    _recipe.add_arguments(parser, out="runs/associative", epochs=50)
-    parser.add_argument("--seed", type=int, default=0, help="of patterns, noise and weights")
-    parser.add_argument("--early", type=int, default=5, help="epoch of the first picture")
-    parser.add_argument("--versions", type=int, default=50, help="of a pattern (default 50)")
-    parser.add_argument("--steps", type=int, default=300, help="of a pattern (default 300)")
-    parser.add_argument("--lr", type=float, default=4e-3, help="learning rate (default 4e-3)")
+    add_run_options(parser, out="runs/associative", epochs=50, seed="patterns, noise and weights")
+    for name, default, what in (
+        ("--early", 5, "epoch of the first picture"),
+        ("--versions", 50, "of a pattern"),
+        ("--steps", 300, "of a pattern"),
+    ):
+        parser.add_argument(name, type=whole(), default=default, help=f"{what} (default {default})")
+    parser.add_argument("--lr", type=positive, default=4e-3, help="learning rate (default 4e-3)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure, draw."""
-    try:
+    with needs("train"):
         import lightning as L
 
         from snnkernels.models.iir_snn import IIRNetwork
         from snnkernels.train import associative as task
         from snnkernels.train import figures
-        from snnkernels.train.callbacks import OtherRunError
-        from snnkernels.train.module import InMemoryData
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(_recipe.NEEDS.format(error)) from error
+        from snnkernels.train.batches import InMemoryData
     snnkernels.keep_freed_memory()
     patterns = task.make_patterns(trains=LAYERS[0], steps=args.steps, seed=args.seed)
     # Not the seed of the patterns: the same numbers would say which spikes there are and which of
@@ -66,22 +67,19 @@ def run(args: argparse.Namespace) -> int:
             epoch = trainer.current_epoch + 1
             if trainer.is_last_batch and epoch in (args.early, args.epochs):
                 with torch.no_grad():
-                    torch.save(module(shown)[:, 0].byte().cpu(), args.out / f"recalled-{epoch}.pt")
+                    recalled = module(shown)[:, 0].byte().cpu()
+                runs.save(args.out / f"recalled-{epoch}.pt", recalled)
 
     names = ("seed", "backend", "early", "versions", "steps", "lr")
-    try:
-        result = _recipe.train(
-            module,
-            InMemoryData(data, batch_size=len(patterns), seed=args.seed),
-            args.out,
-            epochs=args.epochs,
-            settings={name: getattr(args, name) for name in names},
-            fresh=args.fresh,
-            callbacks=[Recall()],
-        )
-    except OtherRunError as error:
-        print(error, file=sys.stderr)
-        return 1
+    result = _recipe.train(
+        module,
+        InMemoryData(data, batch_size=len(patterns), seed=args.seed),
+        args.out,
+        epochs=args.epochs,
+        settings={name: getattr(args, name) for name in names},
+        fresh=args.fresh,
+        callbacks=[Recall()],
+    )
     if result is None:
         return 130
 
@@ -95,11 +93,10 @@ def run(args: argparse.Namespace) -> int:
             f"Steps of an epoch: torch {times['torch']:.1f} s, {used} {times[used]:.1f} s, "
             f"{times['torch'] / times[used]:.1f} times as fast"
         )
-    _recipe.write_json(args.out / "summary.json", summary)
+    runs.write_json(args.out / "summary.json", summary)
     trains = {"input": shown[0]}
     for epoch in summary["after"]:
-        path = args.out / f"recalled-{epoch}.pt"
-        trains[f"output, epoch {epoch}"] = torch.load(path, weights_only=True)
+        trains[f"output, epoch {epoch}"] = runs.load(args.out / f"recalled-{epoch}.pt")
     title = "One pattern, whole and enlarged, and what the memory makes of it"
     figures.rasters(args.out / "rasters.png", patterns[0], trains, title)
     figures.responses(args.out / "kernels.png", start, module.network.kernels(30))

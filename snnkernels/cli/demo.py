@@ -1,18 +1,21 @@
-"""Train a spiking network on handwritten digits and show what the fused neurons are worth.
-
-A minute or two on two CPU cores. Ctrl-C stops; the next run goes on from there.
-"""
+"""The command ``demo``."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 
 import snnkernels
 from snnkernels.backends import available_backends
+from snnkernels.cli._options import add_run_options, needs
+from snnkernels.train import runs
+
+HELP = """Train a spiking network on handwritten digits and show what the fused neurons are worth.
+
+A minute or two on two CPU cores. Ctrl-C stops; the next run goes on from there.
+"""
 
 # Lightning, matplotlib and the packages of data are imported where they are used: `info` and
 # `--help` run without them.
@@ -22,31 +25,18 @@ ROUNDS = 9  # of the measurements: each takes the median
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The demo's options."""
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the results")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and order (default 0)")
-    parser.add_argument("--epochs", type=int, default=4, help="passes over the data (default 4)")
-    parser.add_argument(
-        "--backend",
-        default="auto",
-        choices=["auto", *available_backends("cpu")],
-        help="of the neurons while training (default auto)",
-    )
-    parser.add_argument("--fresh", action="store_true", help="drop a run that was stopped")
+    add_run_options(parser, out="runs/demo", epochs=4, seed="weights and order")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure, draw."""
-    try:
-        from snnkernels.train import callbacks, figures
+    with needs("demo"):
+        from snnkernels.train import batches, figures
         from snnkernels.train import module as training
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the demo needs more than torch ({error}): pip install 'snnkernels[demo]'"
-        ) from error
     snnkernels.keep_freed_memory()
     torch.manual_seed(args.seed)
     network = _network(args.backend)
-    data = training.InMemoryData("handwritten_digits", seed=args.seed)
+    data = batches.InMemoryData("handwritten_digits", seed=args.seed)
     data.setup()
     used = available_backends("cpu")[0] if args.backend == "auto" else args.backend
     print(
@@ -57,24 +47,18 @@ def run(args: argparse.Namespace) -> int:
         "Convolutions 48-48, dense 128-10, spiking neurons throughout, "
         f"{network.steps} time steps, {sum(p.numel() for p in network.parameters()):,} weights"
     )
-    if (args.out / callbacks.FINISHED).exists() and not (args.out / callbacks.LAST).exists():
+    if (args.out / runs.FINISHED).exists() and not (args.out / runs.LAST).exists():
         print(f"The last run in {args.out} was finished; this one starts anew.")
     module = training.SpikingClassifier(network, optimizer=training.adamw(lr=4e-3))
-    settings = {"seed": args.seed, "backend": args.backend}
-    try:
-        history, complete = training.fit(
-            module,
-            data,
-            directory=args.out,
-            epochs=args.epochs,
-            settings=settings,
-            fresh=args.fresh,
-        )
-    except callbacks.OtherRunError as error:
-        print(error, file=sys.stderr)
-        return 1
+    history, complete = training.fit(
+        module,
+        data,
+        directory=args.out,
+        epochs=args.epochs,
+        settings={"seed": args.seed, "backend": args.backend},
+        fresh=args.fresh,
+    )
     if not complete:
-        print(f"Stopped after {len(history.steps)} steps. The same command goes on from there.")
         return 130
     seconds = sum(epoch["seconds"] for epoch in history.epochs)
     accuracy = history.epochs[-1]["val_accuracy"]
@@ -93,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         (speed_picture, "time on each backend"),
     ):
         print(f"  {path}: {content}")
-    print(f"Weights: {callbacks.finish(args.out)}")
+    print(f"Weights: {runs.finish(args.out)}")
     return 0
 
 

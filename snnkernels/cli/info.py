@@ -1,4 +1,4 @@
-"""Say what of snnkernels works on this machine, and why the rest does not."""
+"""The command ``info``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import torch
 import snnkernels
 from snnkernels.backends import BACKENDS, available_backends, cuda, why_unavailable
 
+HELP = """Say what of snnkernels works on this machine, and why the rest does not."""
 MAPS = Path("/proc/self/maps")
 OPENMP = re.compile(r"/lib(?:gomp|iomp5|omp)\b[^/]*\.so[^/]*$")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None."""
+    """Leave the parser as it is: the report has no options."""
 
 
 def run(args: argparse.Namespace) -> int:

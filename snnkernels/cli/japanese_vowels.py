@@ -1,8 +1,4 @@
-"""Tell nine speakers by two Japanese vowels, with trained or fixed synapse filters or an LSTM.
-
-The series come with the package sktime. ``--study`` trains all three networks with three seeds.
-Ctrl-C stops; the same command goes on from there.
-"""
+"""The command ``japanese-vowels``."""
 
 from __future__ import annotations
 
@@ -10,6 +6,12 @@ import argparse
 
 from snnkernels.cli import _series
 from snnkernels.train import data
+
+HELP = """Tell nine speakers by two Japanese vowels, with trained or fixed filters or an LSTM.
+
+The series come with the package sktime. ``--study`` trains all three networks with three seeds.
+Ctrl-C stops; the same command goes on from there.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,4 @@
-"""Tell ten spoken digits apart, with trained or fixed synapse filters or an LSTM.
-
-The recordings are yours: a folder of files DIGIT_SPEAKER_INDEX.wav, as in the Free Spoken Digit
-Dataset. ``--study`` trains all three networks with three seeds. Ctrl-C stops; the same command goes
-on from there.
-"""
+"""The command ``spoken-digits``."""
 
 from __future__ import annotations
 
@@ -13,6 +8,13 @@ from pathlib import Path
 
 from snnkernels.cli import _series
 from snnkernels.train import data
+
+HELP = """Tell ten spoken digits apart, with trained or fixed synapse filters or an LSTM.
+
+The recordings are yours: a folder of files DIGIT_SPEAKER_INDEX.wav, as in the Free Spoken Digit
+Dataset. ``--study`` trains all three networks with three seeds. Ctrl-C stops; the same command goes
+on from there.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

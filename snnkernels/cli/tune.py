@@ -1,11 +1,4 @@
-"""Measure the launch parameters of the GPU kernels on this GPU and keep what is faster.
-
-Around each launch that snnkernels brings, a few others are timed, forward and backward, in float32
-and bfloat16. What equals the reference and is faster by more than 3 % is stored in the user's cache
-folder for GPUs of this name; later processes use it. So is, for each number of neurons, which of
-the backends "triton" and "cuda" is faster: "auto" then takes it. It takes a few minutes, most of
-them to compile.
-"""
+"""The command ``tune``."""
 
 from __future__ import annotations
 
@@ -16,8 +9,17 @@ import torch
 
 from snnkernels.backends import load, why_unavailable
 from snnkernels.backends.cache import cache_folder
+from snnkernels.cli._options import whole
 from snnkernels.core.files import check_folder
 
+HELP = """Measure the launch parameters of the GPU kernels on this GPU and keep what is faster.
+
+Around each launch that snnkernels brings, a few others are timed, forward and backward, in float32
+and bfloat16. What equals the reference and is faster by more than 3 % is stored in the user's cache
+folder for GPUs of this name; later processes use it. So is, for each number of neurons, which of
+the backends "triton" and "cuda" is faster: "auto" then takes it. It takes a few minutes, most of
+them to compile.
+"""
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--forget", action="store_true", help="delete what was stored, for all GPUs"
     )
     parser.add_argument(
-        "--rounds", type=_positive, default=15, metavar="N", help="runs of each candidate (15)"
+        "--rounds", type=whole(), default=15, metavar="N", help="runs of each candidate (15)"
     )
 
 
@@ -135,10 +137,3 @@ def _forget() -> int:
         return 1
     print(f"Deleted {stored.path()}." if there else f"Nothing is stored: no {stored.path()}.")
     return 0
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
-    return number

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
 from pathlib import Path
 
 import lightning as L
-import torch
 from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
-LAST = "last.ckpt"  # of a run that is not finished
-FINISHED = "model.ckpt"
-
-
-class OtherRunError(ValueError):
-    """An unfinished run lies in the directory, with other settings."""
-
-
-def finish(directory: Path) -> Path:
-    """Keep the checkpoint of a complete run under the name that is not taken up; returns it."""
-    return (directory / LAST).replace(directory / FINISHED)
+from snnkernels.train import runs
+from snnkernels.train.randomness import random_state, set_random_state
 
 
 class History(L.Callback):
@@ -128,9 +117,9 @@ class Resumable(L.Callback):
     """Keep ``last.ckpt`` up to date: at the end of every epoch, and where Ctrl-C stops the run.
 
     The first Ctrl-C ends the run after the step that is being computed; a second one ends it at
-    once, and the last checkpoint stays. Weights, optimizer, learning rate, order of samples,
-    `torch`'s random numbers and the history go on from there, so that a run in two parts ends with
-    the weights of one that was never stopped.
+    once, and the last checkpoint stays. Weights, optimizer, learning rate, order of samples, the
+    history and all random numbers (`snnkernels.train.randomness.random_state`) go on from there, so
+    that a run in two parts ends with the weights of one that was never stopped.
 
     Args:
         directory: where the checkpoint lies.
@@ -141,37 +130,36 @@ class Resumable(L.Callback):
     """
 
     def __init__(self, directory: str | Path, settings: dict | None = None) -> None:
-        self.path = Path(directory) / LAST
+        self.path = Path(directory) / runs.LAST
         self.settings = settings or {}
         self.stopped = False
         self._handler = None
+        self._random: dict | None = None  # of the checkpoint that is taken up
 
-    def found(self) -> str | None:
+    def found(self, module: L.LightningModule) -> str | None:
         """How far the unfinished run came, as words, or None where there is none.
 
+        Args:
+            module: what is trained.
+
         Raises:
+            OSError: its checkpoint cannot be read.
             OtherRunError: it was started with other settings.
+            RunError: its checkpoint is damaged, or of another network.
         """
         if not self.path.exists():
             return None
-        checkpoint = torch.load(self.path, weights_only=True, map_location="cpu")
-        theirs = checkpoint["settings"]
-        if theirs != self.settings:
-            shown = ", ".join(
-                f"{name}={theirs.get(name)} (now {self.settings.get(name)})"
-                for name in sorted({*theirs, *self.settings})
-                if theirs.get(name) != self.settings.get(name)
-            )
-            raise OtherRunError(
-                f"{self.path} is of a run with {shown}: repeat that, start anew with --fresh, "
-                "or choose another directory"
-            )
+        keys = "settings", "random", "global_step", "epoch"
+        checkpoint = runs.load_checkpoint(self.path, module, *keys)
+        runs.check_settings(self.path, checkpoint["settings"], self.settings)
         return f"{checkpoint['global_step']} steps, in epoch {checkpoint['epoch'] + 1}"
 
     # Lightning keeps the handlers that it found before `on_train_start`, and brings them back after
     # an error: ours is set later, so that it does not come back.
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self._random is not None:  # now: whatever was drawn on the way here was drawn before too
+            set_random_state(module, self._random)
+            self._random = None
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._stop)
 
@@ -193,23 +181,18 @@ class Resumable(L.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         if self.stopped and not trainer.is_last_batch:
-            self._save(trainer)
+            trainer.save_checkpoint(self.path)
             trainer.limit_val_batches = 0  # no look at the test samples on the way out
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_last_batch:
-            self._save(trainer)
+            trainer.save_checkpoint(self.path)
             trainer.should_stop = trainer.should_stop or self.stopped
-
-    def _save(self, trainer: L.Trainer) -> None:
-        part = self.path.with_suffix(".part")  # a checkpoint is whole or not there
-        trainer.save_checkpoint(part)
-        os.replace(part, self.path)
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint) -> None:
         checkpoint["settings"] = self.settings
-        checkpoint["random"] = torch.get_rng_state()
+        checkpoint["random"] = random_state(module)
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint) -> None:
-        torch.set_rng_state(checkpoint["random"])
+        self._random = checkpoint["random"]

@@ -160,7 +160,7 @@ def spoken_digits(folder: str | Path, *, frames: int = 50) -> Dataset:
     Raises:
         ModuleNotFoundError: soundfile is not installed.
         FileNotFoundError: the folder is not there, or holds no .wav files.
-        ValueError: a file with another name, or no training or test samples.
+        ValueError: a file with another name or without sound, or no training or test samples.
     """
     try:
         import soundfile
@@ -177,9 +177,13 @@ def spoken_digits(folder: str | Path, *, frames: int = 50) -> Dataset:
         name = re.fullmatch(r"(\d)_(.+)_(\d+)\.wav", path.name)
         if name is None:
             raise ValueError(f"recordings must be named {NAMES}; got {path}")
-        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        try:
+            wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+            coefficients = mfcc(torch.from_numpy(wave).mean(1), rate)[:frames]
+        except (soundfile.SoundFileError, ValueError) as error:
+            raise ValueError(f"{path} is no recording that can be used: {error}") from error
         x, y = parts[int(name[3]) < TEST_INDICES]
-        x.append(mfcc(torch.from_numpy(wave).mean(1), rate)[:frames])
+        x.append(coefficients)
         y.append(int(name[1]))
     if not all(y for _, y in parts):
         raise ValueError(

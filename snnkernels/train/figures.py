@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,8 @@ from typing import NamedTuple
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from snnkernels.core.files import write_whole
 
 BLUE, ORANGE, GREY, BLACK = "#0072b2", "#d55e00", "#b8b8b8", "#222222"
 COLOURS = (ORANGE, BLUE, "#009e73", BLACK)
@@ -291,5 +294,6 @@ def _image(axis, image: Tensor, title: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=130, format=path.suffix[1:])
+    write_whole(path, buffer.getbuffer())

@@ -1,4 +1,4 @@
-"""Training with Lightning: the module, the data and the run.
+"""Training with Lightning: the module and the run.
 
 Needs ``pip install 'snnkernels[train]'``; nothing that ``import snnkernels`` loads imports this.
 """
@@ -10,21 +10,27 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from math import cos, pi
+from math import cos, inf, pi
 from pathlib import Path
 from typing import Literal
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Accuracy, MeanMetric, Metric
 
+from snnkernels.core.checks import check_choice, check_whole
+from snnkernels.core.files import check_folder
+from snnkernels.core.state import State
+from snnkernels.nn._stateful import StatefulLayer, detach, reset
 from snnkernels.nn.losses import layer_penalties
 from snnkernels.nn.synapses import IIRSynapse
+from snnkernels.train import runs
+from snnkernels.train.batches import InMemoryData
 from snnkernels.train.callbacks import History, ProgressBar, Resumable
-from snnkernels.train.data import DATASETS, Dataset
 
 
 def adamw(lr: float = 2e-3) -> OptimizerCallable:
@@ -66,9 +72,13 @@ class SpikingClassifier(L.LightningModule):
             `snnkernels.nn.losses.layer_penalties`; 0 leaves them out. Default: 0.
         filter_lr: learning rate of the coefficients of `IIRSynapse`, each of which acts on every
             spike of its input; they have no weight decay then. Default: None, that of the weights.
+        carry_state: let layers with ``stateful=True`` start each training batch of an epoch where
+            the last one ended, without its graph; so all batches must have one size, which must
+            divide the samples. By default, and in validation always, every batch starts from zero.
 
     Raises:
-        ValueError: an unknown loss or schedule, a warmup outside 0 ... 1, or a negative weight.
+        ValueError: an unknown loss or schedule, a warmup outside 0 ... 1, a negative weight, a
+            number of classes < 1, or a learning rate <= 0.
     """
 
     def __init__(
@@ -82,16 +92,18 @@ class SpikingClassifier(L.LightningModule):
         warmup: float = 0.1,
         regulariser: float = 0.0,
         filter_lr: float | None = None,
+        carry_state: bool = False,
     ) -> None:
         super().__init__()
-        if not regulariser >= 0:
+        check_whole("classes", classes)
+        if not 0 <= regulariser < inf:
             raise ValueError(f"regulariser must be a weight >= 0; got {regulariser!r}")
-        if loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
-        if schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {schedule!r}")
+        check_choice("loss", loss, tuple(LOSSES))
+        check_choice("schedule", schedule, tuple(SCHEDULES))
         if not 0 <= warmup <= 1:
             raise ValueError(f"warmup must be a share of the steps, 0 to 1; got {warmup!r}")
+        if filter_lr is not None and not 0 < filter_lr < inf:
+            raise ValueError(f"filter_lr must be None or a learning rate > 0; got {filter_lr!r}")
         self.network = network
         self.loss = LOSSES[loss]
         self.optimizer = optimizer
@@ -99,6 +111,8 @@ class SpikingClassifier(L.LightningModule):
         self.warmup = warmup
         self.regulariser = regulariser
         self.filter_lr = filter_lr
+        self.carry_state = carry_state
+        self._carried: dict[str, State | None] = {}  # of training, while samples are validated
         self.meters = nn.ModuleDict(
             {
                 f"{phase}_{name}": metric
@@ -122,12 +136,45 @@ class SpikingClassifier(L.LightningModule):
         return self._measure("train", batch)
 
     def on_train_epoch_start(self) -> None:
-        """Begin new sums; not called where an epoch is taken up in the middle."""
+        """Begin new sums and states; not called where an epoch is taken up in the middle."""
         self._reset_meters("train")
+        reset(self.network)
 
     def on_validation_epoch_start(self) -> None:
-        """Begin new sums."""
+        """Begin new sums, and put the states of training aside."""
         self._reset_meters("val")
+        self._carried = self._states()
+
+    def on_validation_epoch_end(self) -> None:
+        """Bring the states of training back."""
+        self._set_states(self._carried)
+        self._carried = {}
+
+    def on_fit_end(self) -> None:
+        """Leave no state behind that the next call of the network would start from."""
+        if not self.carry_state:
+            reset(self.network)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Keep the carried states: they are no part of ``state_dict``."""
+        if self.carry_state:
+            checkpoint["states"] = {
+                name: state and tuple(state.detach()) for name, state in self._states().items()
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Go on from them."""
+        for name, parts in checkpoint.get("states", {}).items():
+            state = parts and State(*(p if p is None else p.to(self.device) for p in parts))
+            self._set_states({name: state})
+
+    def _states(self) -> dict[str, State | None]:
+        layers = self.network.named_modules()
+        return {name: m.state for name, m in layers if isinstance(m, StatefulLayer)}
+
+    def _set_states(self, states: dict[str, State | None]) -> None:
+        for name, state in states.items():
+            self.network.get_submodule(name).state = state
 
     def _reset_meters(self, phase: str) -> None:
         for name, meter in self.meters.items():
@@ -144,6 +191,8 @@ class SpikingClassifier(L.LightningModule):
         return self.loss(scores, y), scores
 
     def _measure(self, phase: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        start = detach if self.carry_state and phase == "train" else reset
+        start(self.network)
         loss, scores = self.evaluate(*batch)
         if self.regulariser:
             loss = loss + self.regulariser * layer_penalties(self.network)
@@ -193,102 +242,12 @@ def rate_factor(step: int, *, steps: int, schedule: str, warmup: float) -> float
     return SCHEDULES[schedule]((step - rise) / max(1, steps - rise))
 
 
-class Batches:
-    """Batches of samples in memory, which take up an epoch where a checkpoint left it.
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints that are whole or not there; reads as Lightning does."""
 
-    Args:
-        x: samples `[N, *]`.
-        y: labels `[N]`.
-        batch_size: samples a batch; the last one may be smaller.
-        order: gives the order of the samples `[N]`; asked once an epoch, at its first batch.
-            Default: as they come.
-        start: batches that the first epoch leaves out. Default: 0.
-    """
-
-    def __init__(
-        self,
-        x: Tensor,
-        y: Tensor,
-        batch_size: int,
-        order: Callable[[], Tensor] | None = None,
-        start: int = 0,
-    ) -> None:
-        if type(batch_size) is not int or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number >= 1; got {batch_size!r}")
-        self.x, self.y = x, y
-        self.batch_size = batch_size
-        self.order = order or partial(torch.arange, len(y))
-        self.position = self._start = start
-
-    def __len__(self) -> int:
-        return -(-len(self.y) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        chunks = self.order().split(self.batch_size)
-        start, self._start = self._start, 0
-        for index in range(start, len(chunks)):
-            self.position = index + 1
-            yield self.x[chunks[index]], self.y[chunks[index]]
-
-    def state_dict(self) -> dict[str, int]:
-        """The number of batches of this epoch that were handed out."""
-        return {"position": self.position % len(self)}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave out the batches that were handed out before."""
-        self._start = state["position"]
-
-
-class InMemoryData(L.LightningDataModule):
-    """A data set of `snnkernels.train.data` in batches.
-
-    Args:
-        dataset: its name, a key of `snnkernels.train.data.DATASETS`, or the data set itself.
-        batch_size: training samples a step. Default: 64.
-        seed: of the order of training samples. Default: 0.
-    """
-
-    def __init__(
-        self, dataset: str | Dataset = "handwritten_digits", *, batch_size: int = 64, seed: int = 0
-    ) -> None:
-        super().__init__()
-        if isinstance(dataset, str) and dataset not in DATASETS:
-            raise ValueError(f"dataset must be one of {', '.join(DATASETS)}; got {dataset!r}")
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.seed = seed
-        self._start = 0
-        self._train: Batches | None = None
-
-    def setup(self, stage: str | None = None) -> None:
-        """Load the data, once."""
-        if isinstance(self.dataset, str):
-            self.dataset = DATASETS[self.dataset]()
-
-    def train_dataloader(self) -> Batches:
-        """All training samples in a new order every epoch."""
-        self._train = Batches(*self.dataset.train, self.batch_size, self._shuffled, self._start)
-        self._start = 0
-        return self._train
-
-    def val_dataloader(self) -> Batches:
-        """The test samples."""
-        return Batches(*self.dataset.test, 250)
-
-    # Lightning hands a loader its state too late where a learning-rate schedule has asked for the
-    # number of steps before, so the data module keeps it as well.
-    def state_dict(self) -> dict[str, int]:
-        """The place in the epoch."""
-        return self._train.state_dict() if self._train else {"position": 0}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from that place."""
-        self._start = state["position"]
-
-    def _shuffled(self) -> Tensor:
-        """A permutation that depends on the seed and the epoch alone."""
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.trainer.current_epoch)
-        return torch.randperm(len(self.dataset.train.y), generator=generator)
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options=None) -> None:
+        """Write one; `snnkernels.core.files.write_whole` says what a failure leaves."""
+        runs.save(Path(path), checkpoint)
 
 
 def fit(
@@ -320,13 +279,19 @@ def fit(
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed a second time.
+        ValueError: epochs < 1.
+        OSError: the directory cannot be written, or its disk is full; what was written stays whole.
         OtherRunError: the directory holds an unfinished run with other settings.
+        RunError: the checkpoint in the directory is damaged, or of another network.
     """
+    check_whole("epochs", epochs)
+    directory = Path(directory)
     history = History()
     resumable = Resumable(directory, {"epochs": epochs, **(settings or {})})
+    check_folder(directory)
     if fresh:
         resumable.path.unlink(missing_ok=True)
-    found = resumable.found()
+    found = resumable.found(module)
     if found and show:
         print(f"Taking up the run in {directory}, stopped after {found}; --fresh starts anew.")
     bar = [ProgressBar(history)] if show else []
@@ -340,13 +305,17 @@ def fit(
             enable_progress_bar=False,
             num_sanity_val_steps=0,
             devices=1,
+            plugins=[WholeCheckpoints()],
         )
         checkpoint = str(resumable.path) if found else None
         try:
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:  # what Lightning makes of a second Ctrl-C
             raise KeyboardInterrupt from None
-    return history, len(history.epochs) == epochs
+    complete = len(history.epochs) == epochs
+    if show and not complete:
+        print(f"Stopped after {len(history.steps)} steps. The same command goes on from there.")
+    return history, complete
 
 
 @contextmanager

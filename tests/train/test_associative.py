@@ -97,4 +97,4 @@ def test_the_command_runs(tmp_path, capsys):
     assert main(words) == 0  # draws again, and trains no more
     assert (tmp_path / "model.ckpt").stat().st_mtime_ns == trained
     assert main([*words, "--early", "2"]) == 1
-    assert "'early': 1" in capsys.readouterr().err
+    assert "early=1 (now 2)" in capsys.readouterr().err

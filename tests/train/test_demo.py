@@ -15,7 +15,7 @@ from snnkernels.train import data
 
 training = pytest.importorskip("snnkernels.train.module", reason="needs snnkernels[train]")
 from snnkernels.cli import _speed, demo  # noqa: E402
-from snnkernels.train import callbacks  # noqa: E402
+from snnkernels.train import batches, runs  # noqa: E402
 from snnkernels.train.digit_net import DigitNet  # noqa: E402
 from snnkernels.train.probe import watch  # noqa: E402
 
@@ -61,9 +61,9 @@ def train(dataset, directory, *, stop_at=None, epochs=3, fail_at=None, **options
         return step(batch, batch_idx)
 
     module.training_step = training_step
-    batches = training.InMemoryData(dataset, batch_size=16)
+    loaded = batches.InMemoryData(dataset, batch_size=16)
     history, complete = training.fit(
-        module, batches, directory=directory, epochs=epochs, show=False, **options
+        module, loaded, directory=directory, epochs=epochs, show=False, **options
     )
     return module.network.state_dict(), history, complete
 
@@ -144,18 +144,18 @@ def test_a_run_in_two_parts_equals_one_run(few, uninterrupted, tmp_path, how):
 
 def test_fresh_and_other_settings(few, tmp_path):
     train(few, tmp_path, stop_at=3)
-    with pytest.raises(callbacks.OtherRunError, match=r"epochs=3 \(now 2\).*--fresh"):
+    with pytest.raises(runs.OtherRunError, match=r"epochs=3 \(now 2\).*--fresh"):
         train(few, tmp_path, epochs=2)
     _, history, complete = train(few, tmp_path, epochs=2, fresh=True)
     assert complete and len(history.steps) == 14
 
 
 def test_batches_cover_an_epoch_and_change_order(few):
-    batches = training.InMemoryData(few, batch_size=16, seed=3)
-    batches.trainer = type("Trainer", (), {"current_epoch": 0})()
+    loaded = batches.InMemoryData(few, batch_size=16, seed=3)
+    loaded.trainer = type("Trainer", (), {"current_epoch": 0})()
     orders = []
-    for batches.trainer.current_epoch in (0, 1, 0):
-        loader = batches.train_dataloader()
+    for loaded.trainer.current_epoch in (0, 1, 0):
+        loader = loaded.train_dataloader()
         chunks = [y for _, y in loader]
         assert len(chunks) == len(loader) == 7
         orders.append(torch.cat(chunks))
@@ -179,8 +179,11 @@ def test_learning_rate(schedule, expected):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"loss": "hinge"}, "loss must be one of mse, cross_entropy; got 'hinge'"),
-        ({"schedule": "step"}, "schedule must be one of constant, linear, cosine; got 'step'"),
+        ({"loss": "hinge"}, "loss must be one of 'mse', 'cross_entropy'; got 'hinge'"),
+        (
+            {"schedule": "step"},
+            "schedule must be one of 'constant', 'linear', 'cosine'; got 'step'",
+        ),
         ({"warmup": 2}, "warmup.*got 2"),
     ],
 )
@@ -192,11 +195,11 @@ def test_bad_training_options(options, said):
 def test_bad_data_options():
     with pytest.raises(
         ValueError,
-        match="dataset must be one of handwritten_digits, japanese_vowels; got 'letters'",
+        match="dataset must be one of 'handwritten_digits', 'japanese_vowels'; got 'letters'",
     ):
-        training.InMemoryData("letters")
+        batches.InMemoryData("letters")
     with pytest.raises(ValueError, match="batch_size.*got 0"):
-        training.Batches(torch.zeros(3), torch.zeros(3), 0)
+        batches.Batches(torch.zeros(3), torch.zeros(3), 0)
 
 
 # --- the demo ------------------------------------------------------------------------------------
@@ -219,7 +222,7 @@ def test_first_convolution_runs_once(few):
 def test_demo_from_start_to_pictures(few, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(data.DATASETS, "handwritten_digits", lambda: few)
     monkeypatch.setattr(demo, "ROUNDS", 1)
-    (tmp_path / callbacks.FINISHED).touch()
+    (tmp_path / runs.FINISHED).touch()
     assert main(["demo", "--out", str(tmp_path), "--epochs", "1"]) == 0
     said = capsys.readouterr()
     assert not said.err
@@ -231,7 +234,7 @@ def test_demo_from_start_to_pictures(few, tmp_path, monkeypatch, capsys):
         picture = tmp_path / f"{name}.png"
         assert str(picture) in said.out
         assert picture.read_bytes()[:4] == b"\x89PNG"
-    assert {path.name for path in tmp_path.glob("*.ckpt")} == {callbacks.FINISHED}
+    assert {path.name for path in tmp_path.glob("*.ckpt")} == {runs.FINISHED}
 
 
 def test_demo_stops_at_ctrl_c_and_goes_on(few, tmp_path, monkeypatch, capsys):
@@ -268,7 +271,7 @@ def test_fit_follows_a_recipe(few, tmp_path, monkeypatch, capsys):
     )
     assert main(["fit", "--config", str(recipe), "--epochs", "1"]) == 0
     assert "epoch 1/1" in capsys.readouterr().out
-    saved = torch.load(tmp_path / callbacks.FINISHED, weights_only=True)
+    saved = torch.load(tmp_path / runs.FINISHED, weights_only=True)
     assert saved["global_step"] == 2
     assert saved["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.1
 
