@@ -159,14 +159,14 @@ class SpikingClassifier(L.LightningModule):
         """Keep the carried states: they are no part of ``state_dict``."""
         if self.carry_state:
             checkpoint["states"] = {
-                name: state and tuple(state.detach()) for name, state in self._states().items()
+                name: state and state.detach() for name, state in self._states().items()
             }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Go on from them."""
-        for name, parts in checkpoint.get("states", {}).items():
-            state = parts and State(*(p if p is None else p.to(self.device) for p in parts))
-            self._set_states({name: state})
+        for name, state in checkpoint.get("states", {}).items():
+            here = state and State(*(p if p is None else p.to(self.device) for p in state))
+            self._set_states({name: here})
 
     def _states(self) -> dict[str, State | None]:
         layers = self.network.named_modules()
