@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from snnkernels.cli import _timing
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Machine:
@@ -101,3 +104,15 @@ def test_clocks_of_the_device_see_its_kernels():
         found = _timing.interleave(runs, clock=clock, twice="large")
         assert 0 < found.median("small") < found.median("large") < time.perf_counter() - start
         assert found.noise >= 0
+
+
+def test_trees_are_compared_by_rows_that_both_have():
+    """A process of `bench/compare_trees.py` knows the kernels and the ops of its own tree."""
+    from bench.compare_trees import Process
+
+    process = Process(ROOT, index=1)
+    try:
+        assert {"kernel, forward", "kernel, backward", "lif", "iir, learned"} < set(process.rows)
+        assert all(process.seconds(row, 1) > 0 for row in process.rows)
+    finally:
+        process.end()
