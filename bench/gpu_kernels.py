@@ -12,9 +12,10 @@ from gpu_run import Run
 
 import snnkernels
 from snnkernels.backends import load
-from snnkernels.core.call import Numbers, Options
-from snnkernels.core.strides import common_layout, empty_rows
+from snnkernels.core.call import Arriving, Call, Coefficient, Gradients
+from snnkernels.core.strides import common_layout
 from snnkernels.nn import synapses
+from snnkernels.ops._neuron import empty_outputs
 from tests.tools.compare import assert_same
 
 DECAY = 0.9
@@ -43,27 +44,26 @@ def copy(run: Run) -> Iterator[dict]:
 def kernel_calls(run: Run, backend: str, steps: int, neurons: int, dtype) -> tuple[list, list]:
     """Calls of a backend's forward and backward kernel, over several sets of buffers."""
     module, every = load(backend), load(backend).CHECKPOINT_EVERY
-    options = Options(checkpoint_every=every)
-    numbers = Numbers(DECAY, 1.0, 0.0, *snnkernels.Triangle().constants())
+    p, q = snnkernels.Triangle().constants()
+    call = Call(
+        decay=Coefficient(number=DECAY),
+        v_threshold=Coefficient(number=1.0),
+        checkpoint_every=every,
+        surrogate_p=p,
+        surrogate_q=q,
+    )
     forward, backward = [], []
     size = 3 * steps * neurons * dtype.itemsize
     for _ in range(1 if run.rehearse else max(1, min(256, SETS_BYTES // size))):
         x, ds = run.tensors(2, steps, neurons, dtype)
-        s, dx, state = torch.empty_like(x), torch.empty_like(x), empty_rows(x, 1)
-        kept = (steps - 1) // every
-        checkpoints = empty_rows(x, kept, 1) if kept else x.new_empty(0, dtype=torch.float32)
-        call = (options, numbers, x, None, None, None, None)
+        dx, outputs = torch.empty_like(x), empty_outputs(x, call)
 
-        def one_forward(x=x, s=s, state=state, checkpoints=checkpoints, call=call):
-            layout = common_layout(s, x)
-            module.neuron_forward(
-                layout, *call, s=s, state_out=state, h=None, checkpoints=checkpoints
-            )
+        def one_forward(x=x, outputs=outputs):
+            module.neuron_forward(common_layout(outputs.s, x), call, x, outputs)
 
-        def one_backward(x=x, ds=ds, dx=dx, checkpoints=checkpoints, call=call):
+        def one_backward(x=x, ds=ds, dx=dx, kept=outputs.checkpoints):
             layout = common_layout(dx, x, ds, None)
-            nothing = {"dv0": None, "ddecay": None, "dv_threshold": None}
-            module.neuron_backward(layout, *call, checkpoints, ds, None, None, dx=dx, **nothing)
+            module.neuron_backward(layout, call, x, kept, Arriving(s=ds), Gradients(x=dx))
 
         forward.append(one_forward)
         backward.append(one_backward)

@@ -20,10 +20,11 @@ from bench.common import machine, markdown, save  # noqa: E402
 from snnkernels import iir  # noqa: E402
 from snnkernels.backends import cpp  # noqa: E402
 from snnkernels.cli._timing import interleave  # noqa: E402
-from snnkernels.core.call import General, Numbers, Options  # noqa: E402
+from snnkernels.core.call import Arriving, Call, Coefficient, Gradients, Outputs  # noqa: E402
 from snnkernels.core.strides import common_layout, empty_rows  # noqa: E402
 from snnkernels.nn import synapses  # noqa: E402
-from snnkernels.ops.iir import lags_first  # noqa: E402
+from snnkernels.ops._checks import lags_first  # noqa: E402
+from snnkernels.ops._neuron import empty_outputs  # noqa: E402
 
 SIZES = ((64, 131_072), (10_000, 64))
 LONG = ((100_000, 1), (100_000, 4), (1_000_000, 1), (1_000_000, 4))
@@ -44,60 +45,41 @@ def filter_kernels(x, df, alpha, beta, learn):
     """Forward and backward of the filter, as one function without an argument."""
     f, dx = torch.zeros_like(x), torch.zeros_like(x)
     alpha, beta = lags_first(alpha, beta)
-    P, Q = alpha.shape[0], beta.shape[0] - 1
     every = cpp.CHECKPOINT_EVERY if learn else 0
-    kept = (x.shape[0] - 1) // every if learn else 0
-    checkpoints, state = empty_rows(f, kept, P).zero_(), empty_rows(f, P + Q).zero_()
-    gradients = (torch.zeros_like(alpha), torch.zeros_like(beta)) if learn else (None, None)
+    call = Call(alpha=alpha, beta=beta, checkpoint_every=every)
+    kept = empty_rows(f, (x.shape[0] - 1) // every if learn else 0, call.P).zero_()
+    outputs = Outputs(f, None, kept, None, None, empty_rows(f, call.P + call.Q).zero_(), None, None)
+    gradients = Gradients(x=dx)
+    if learn:
+        gradients = Gradients(x=dx, alpha=torch.zeros_like(alpha), beta=torch.zeros_like(beta))
+    kept_x = x if learn else None
 
     def run():
-        cpp.iir_forward(
-            common_layout(f, x),
-            x,
-            None,
-            alpha,
-            beta,
-            f=f,
-            state_out=state,
-            checkpoint_every=every,
-            checkpoints=checkpoints,
-        )
-        cpp.iir_backward(
-            common_layout(dx, df, x if learn else None),
-            df,
-            None,
-            alpha,
-            beta,
-            x if learn else None,
-            None,
-            every,
-            checkpoints,
-            dx=dx,
-            dstate0=None,
-            dalpha=gradients[0],
-            dbeta=gradients[1],
-        )
+        cpp.iir_forward(common_layout(f, x), call, x, outputs)
+        layout = common_layout(dx, kept_x, df, None)
+        cpp.iir_backward(layout, call, kept_x, kept, Arriving(s=df), gradients)
 
     return run, f, dx
 
 
-def neuron_kernels(x, ds, general):
-    """Forward and backward of a hard-reset neuron, with a synapse or without."""
-    s, dx = torch.zeros_like(x), torch.zeros_like(x)
-    options = Options(checkpoint_every=cpp.CHECKPOINT_EVERY)
-    numbers = Numbers(0.5, 1.0, 0.0, 1.0, 1.0)
-    kept = (x.shape[0] - 1) // cpp.CHECKPOINT_EVERY
-    checkpoints = empty_rows(s, kept, 1 + general.outputs).zero_()
-    state = empty_rows(s, 1 + general.synapse_rows).zero_()
-    call = (options, numbers, x, None, None, None, None)
-    more = {} if general.beta is None else {"general": general}
-    outputs = {"dx": dx, "dv0": None, "ddecay": None, "dv_threshold": None}
+def neuron_kernels(x, ds, **synapse):
+    """Forward and backward of a hard-reset neuron, with a synapse (alpha, beta) or without."""
+    call = Call(
+        decay=Coefficient(number=0.5),
+        v_threshold=Coefficient(number=1.0),
+        checkpoint_every=cpp.CHECKPOINT_EVERY,
+        surrogate_p=1.0,
+        surrogate_q=1.0,
+        **synapse,
+    )
+    outputs, gradients = empty_outputs(x, call), Gradients(x=torch.zeros_like(x))
+    for written in (outputs.s, outputs.v, outputs.checkpoints):
+        written.zero_()
 
     def run():
-        forward = {"s": s, "state_out": state, "h": None, "checkpoints": checkpoints}
-        cpp.neuron_forward(common_layout(s, x), *call, **forward, **more)
-        layout = common_layout(dx, x, ds, None)
-        cpp.neuron_backward(layout, *call, checkpoints, ds, None, None, **outputs, **more)
+        cpp.neuron_forward(common_layout(outputs.s, x), call, x, outputs)
+        layout = common_layout(gradients.x, x, ds, None)
+        cpp.neuron_backward(layout, call, x, outputs.checkpoints, Arriving(s=ds), gradients)
 
     return run
 
@@ -157,7 +139,7 @@ def written_buffers(T: int, N: int, alpha, beta, seconds: float) -> list[dict]:
         what = f"filter, coefficients {name}"
         rows.append(row(what, x, "unbind loop", baseline, kernel, 4 + learn, seconds))
     a, b = lags_first(alpha, beta)
-    bare, fused = neuron_kernels(x, df, General()), neuron_kernels(x, df, General(alpha=a, beta=b))
+    bare, fused = neuron_kernels(x, df), neuron_kernels(x, df, alpha=a, beta=b)
     rows.append(row("LIF with synapse", x, "bare LIF kernel", bare, fused, 5, seconds))
     return rows
 

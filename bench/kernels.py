@@ -35,9 +35,10 @@ from snnkernels import _core  # noqa: E402
 from snnkernels.backends import cpp  # noqa: E402
 from snnkernels.cli._timing import interleave  # noqa: E402
 from snnkernels.core import reference  # noqa: E402
-from snnkernels.core.call import RESETS, Numbers, Options  # noqa: E402
+from snnkernels.core.call import RESETS, Arriving, Call, Coefficient, Gradients  # noqa: E402
 from snnkernels.core.state import State  # noqa: E402
-from snnkernels.core.strides import common_layout, empty_rows  # noqa: E402
+from snnkernels.core.strides import common_layout  # noqa: E402
+from snnkernels.ops._neuron import empty_outputs  # noqa: E402
 from tests.tools.cases import BENCH_CASES, BenchCase, Inputs  # noqa: E402
 from tests.tools.compare import assert_same  # noqa: E402
 
@@ -88,29 +89,30 @@ def check(case: BenchCase) -> None:
 def time_kernels(case: BenchCase, inputs: Inputs, seconds: float) -> dict:
     """The kernels alone, on written buffers, beside the copies."""
     x, ds = inputs.x, inputs.ds
-    s, dx = torch.zeros_like(x), torch.zeros_like(x)
     p, q = case.neuron.surrogate.constants()
-    options = Options(
+    call = Call(
+        decay=Coefficient(number=inputs.decay),
+        v_threshold=Coefficient(number=inputs.v_threshold),
         reset=RESETS.index(case.neuron.reset),
         surrogate=case.neuron.surrogate.code,
         checkpoint_every=cpp.CHECKPOINT_EVERY,
+        v_reset=case.neuron.v_reset,
+        surrogate_p=p,
+        surrogate_q=q,
     )
-    numbers = Numbers(inputs.decay, inputs.v_threshold, case.neuron.v_reset, p, q)
-    state = empty_rows(s, 1).zero_()
+    outputs, gradients = empty_outputs(x, call), Gradients(x=torch.zeros_like(x))
+    for written in (outputs.s, outputs.v, outputs.checkpoints):
+        written.zero_()
+    s, dx = outputs.s, gradients.x
     kept = (case.steps - 1) // cpp.CHECKPOINT_EVERY
-    checkpoints = empty_rows(s, kept, 1).zero_()
-    call = (options, numbers, x, None, None, None, None)
     words = x.numel() * x.element_size() // 4
 
     def forward() -> None:
-        cpp.neuron_forward(
-            common_layout(s, x), *call, s=s, state_out=state, h=None, checkpoints=checkpoints
-        )
+        cpp.neuron_forward(common_layout(s, x), call, x, outputs)
 
     def backward() -> None:
         layout = common_layout(dx, x, ds, None)
-        outputs = {"dx": dx, "dv0": None, "ddecay": None, "dv_threshold": None}
-        cpp.neuron_backward(layout, *call, checkpoints, ds, None, None, **outputs)
+        cpp.neuron_backward(layout, call, x, outputs.checkpoints, Arriving(s=ds), gradients)
 
     def copy() -> None:
         _core.stream(s.data_ptr(), x.data_ptr(), 0, words, torch.get_num_threads())

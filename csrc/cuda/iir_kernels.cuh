@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(THREADS, 4) iir_fwd_kernel(const __grid_consta
   const Taps<N, VEC> taps(a, Channels<VEC>(a, at.m, a.filter_count > 1));
   Window<N, VEC> window;
   window.start(a, at.m);
-  float *checkpoint = a.checkpoints + at.m, *end = a.state + at.m;
+  float *checkpoint = a.checkpoints + at.m, *end = a.synapse + at.m;
   walk_forward<IO, VEC, U, true>(
       a, at,
       [&](const Pack<IO, VEC>& x) {

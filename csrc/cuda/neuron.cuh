@@ -80,14 +80,22 @@ struct State : MoreState<VEC, L> {
     if constexpr (R == Reset::trace) load_row(this->trace, from), from += M;
     if constexpr (L == Level::general) this->synapse.template restore<IO>(a, from, x_t);
   }
-  // The rows of a state from `to` on, which moves behind them; of the synapse's inputs only with
-  // `inputs`.
-  SNN_DEVICE void save(const Call& a, const Coefficients<VEC, L>& q, Int M, float*& to,
-                       bool inputs) const {
+  // The rows of a checkpoint from `to` on, which moves behind them.
+  SNN_DEVICE void save(const Call& a, const Coefficients<VEC, L>& q, Int M, float*& to) const {
     store_row(to, v), to += M;
     if (q.refractory()) store_row(to, wait), to += M;
     if constexpr (R == Reset::trace) store_row(to, this->trace), to += M;
-    if constexpr (L == Level::general) this->synapse.save(a, to, inputs);
+    if constexpr (L == Level::general) this->synapse.save(a, to, false);
+  }
+  // After the last step.
+  SNN_DEVICE void finish(const Call& a, const Coefficients<VEC, L>& q, Int m) const {
+    store_row(a.v + m, v);
+    if (q.refractory()) store_row(a.wait + m, wait);
+    if constexpr (R == Reset::trace) store_row(a.trace + m, this->trace);
+    if constexpr (L == Level::general) {
+      float* to = a.synapse + m;
+      this->synapse.save(a, to, true);
+    }
   }
   SNN_DEVICE static Int rows(const Call& a, const Coefficients<VEC, L>& q) {
     return 1 + q.refractory() + (R == Reset::trace) + (L == Level::general ? a.P : 0);

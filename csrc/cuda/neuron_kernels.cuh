@@ -33,7 +33,7 @@ template <int VEC, Level L>
 struct Penalties {
   SNN_DEVICE void add(const Call&, const Coefficients<VEC, L>&, const float (&)[VEC]) {}
   SNN_DEVICE void end_chunk(const Call&) {}
-  SNN_DEVICE void store(const Call&, float*) {}
+  SNN_DEVICE void store(const Call&, Int) {}
 };
 template <int VEC>
 struct Penalties<VEC, Level::general> {
@@ -48,9 +48,8 @@ struct Penalties<VEC, Level::general> {
   SNN_DEVICE void end_chunk(const Call& a) {
     if (a.regularise) sums.end_chunk(), sums.start_chunk();
   }
-  // To the row that follows those of the state.
-  SNN_DEVICE void store(const Call& a, float* to) {
-    if (a.regularise) sums.store(0, to, 0);
+  SNN_DEVICE void store(const Call& a, Int m) {
+    if (a.regularise) sums.store(0, a.penalty, m);
   }
 };
 
@@ -64,7 +63,7 @@ __global__ void __launch_bounds__(THREADS, 4) neuron_fwd_kernel(const __grid_con
   state.start(a, q, at.m);
   float* h_out = RARE && a.h.p ? reinterpret_cast<float*>(address<float>(a.h, at)) : nullptr;
   const Int M = a.O * a.I;
-  float *checkpoint = a.checkpoints + at.m, *end = a.state + at.m;
+  float* checkpoint = a.checkpoints + at.m;
   Penalties<VEC, L> penalties;
   walk_forward<IO, VEC, U, RARE>(
       a, at,
@@ -75,9 +74,9 @@ __global__ void __launch_bounds__(THREADS, 4) neuron_fwd_kernel(const __grid_con
         penalties.add(a, q, h);
         return s;
       },
-      [&] { penalties.end_chunk(a); }, [&] { state.save(a, q, M, checkpoint, false); });
-  state.save(a, q, M, end, true);
-  penalties.store(a, end);
+      [&] { penalties.end_chunk(a); }, [&] { state.save(a, q, M, checkpoint); });
+  state.finish(a, q, at.m);
+  penalties.store(a, at.m);
 }
 
 // --- backward ------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(32, 16) neuron_fwd_ring_kernel(const __grid_co
   state.start(a, q, at.m, inside);
   const Int M = a.O * a.I, s_step = a.s.time * Int(sizeof(IO));
   char* s = address<IO>(a.s, at);
-  float *checkpoint = a.checkpoints + at.m, *end = a.state + at.m;
+  float* checkpoint = a.checkpoints + at.m;
 
 #pragma unroll 1
   for (int c = 0; c < STAGES - 1; ++c) {
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(32, 16) neuron_fwd_ring_kernel(const __grid_co
     x.fetch(ring[free_slot], t0 + (STAGES - 1) * RING_STEPS, a.T, lane);
     commit_copies();
     if (inside) {
-      if (t0 && a.K) state.save(a, q, M, checkpoint, false);
+      if (t0 && a.K) state.save(a, q, M, checkpoint);
       Pack<IO, VEC> now[RING_STEPS];
 #pragma unroll
       for (int k = 0; k < RING_STEPS; ++k) {
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(32, 16) neuron_fwd_ring_kernel(const __grid_co
     }
     slot = slot == STAGES - 1 ? 0 : slot + 1;
   }
-  if (inside) state.save(a, q, M, end, true);
+  if (inside) state.finish(a, q, at.m);
 }
 
 // A stage holds x and ds of one chunk and the state before it. K is RING_STEPS.

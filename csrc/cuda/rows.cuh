@@ -25,8 +25,9 @@ enum class Level : int { plain, rare, general };
 // backends/cuda/launch.py: pack_call packs the same fields in the same order.
 struct Call {
   Rows x, s, h, ds, dh, dx;
-  const float *v0, *wait0, *dv;                // [M]; nullptr: zero
-  float* state;                                // [rows, M] after the last step
+  const float *v0, *wait0, *dv;       // [M]; nullptr: zero
+  float *v, *wait, *synapse, *trace;  // after the last step: [M], [P + Q, M] of the synapse
+  float* penalty;                     // [M]: its sum over time
   float *checkpoints, *dv0, *ddecay, *dtheta;  // the gradients: nullptr: not wanted
   const float *decay, *theta;                  // [count]; nullptr: the value holds
   Int decay_count, theta_count;                // 1, or C

@@ -14,9 +14,10 @@ from triton.runtime.errors import OutOfResources
 from snnkernels.backends import triton as kernels
 from snnkernels.backends.triton.launch_table import CHECKPOINT_EVERY, Launch, Row
 from snnkernels.cli._timing import Clock, Run, interleave
-from snnkernels.core.call import Numbers, Options
-from snnkernels.core.strides import common_layout, empty_rows
+from snnkernels.core.call import Arriving, Call, Coefficient, Gradients
+from snnkernels.core.strides import common_layout
 from snnkernels.core.surrogates import Triangle
+from snnkernels.ops._neuron import empty_outputs
 from snnkernels.ops.lif import lif
 
 # Neurons that a row is measured at, by those it begins at: all rows of `launches.LAUNCHES`.
@@ -141,12 +142,16 @@ class Case:
         generator = torch.Generator(device).manual_seed(0)
         x, ds = (torch.randn(steps, neurons, device=device, generator=generator) for _ in range(2))
         self.x, self.ds = (x + 0.2).to(dtype), ds.to(dtype)
-        self.s, self.dx = torch.empty_like(self.x), torch.empty_like(self.x)
-        self.state = empty_rows(self.x, 1)
-        self.checkpoints = empty_rows(self.x, (steps - 1) // CHECKPOINT_EVERY, 1)
-        numbers = Numbers(DECAY, 1.0, 0.0, *Triangle().constants())
-        options = Options(checkpoint_every=CHECKPOINT_EVERY)
-        self._call = (options, numbers, self.x, None, None, None, None)
+        self.dx = torch.empty_like(self.x)
+        p, q = Triangle().constants()
+        self._call = Call(
+            decay=Coefficient(number=DECAY),
+            v_threshold=Coefficient(number=1.0),
+            checkpoint_every=CHECKPOINT_EVERY,
+            surrogate_p=p,
+            surrogate_q=q,
+        )
+        self.outputs = empty_outputs(self.x, self._call)
         parts = [_reference(*part) for part in zip(*self._parts(), strict=True)]
         self.expected = [torch.cat(part, -1) for part in zip(*parts, strict=True)]
 
@@ -163,27 +168,17 @@ class Case:
 
     def _forward(self, backend: ModuleType, **launch) -> None:
         backend.neuron_forward(
-            common_layout(self.s, self.x),
-            *self._call,
-            s=self.s,
-            state_out=self.state,
-            h=None,
-            checkpoints=self.checkpoints,
-            **launch,
+            common_layout(self.outputs.s, self.x), self._call, self.x, self.outputs, **launch
         )
 
     def _backward(self, backend: ModuleType, **launch) -> None:
         backend.neuron_backward(
             common_layout(self.dx, self.x, self.ds, None),
-            *self._call,
-            self.checkpoints,
-            self.ds,
-            None,
-            None,
-            dx=self.dx,
-            dv0=None,
-            ddecay=None,
-            dv_threshold=None,
+            self._call,
+            self.x,
+            self.outputs.checkpoints,
+            Arriving(s=self.ds),
+            Gradients(x=self.dx),
             **launch,
         )
 
@@ -195,10 +190,10 @@ class Case:
             return str(error)
 
     def _problem(self, both: Callable[[], object]) -> str | None:
-        for tensor in (self.s, self.state, self.checkpoints, self.dx):
+        for tensor in (self.outputs.s, self.outputs.v, self.outputs.checkpoints, self.dx):
             tensor.fill_(float("nan"))
         both()
-        got = (self.s, self.state[0], self.dx)
+        got = (self.outputs.s, self.outputs.v, self.dx)
         for name, ours, theirs in zip(("s", "v", "dx"), got, self.expected, strict=True):
             if not torch.equal(ours, theirs):
                 return f"{name} does not equal the reference"

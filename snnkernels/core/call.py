@@ -1,4 +1,8 @@
-"""What a call of the neuron is: its options, numbers and tensors."""
+"""What a call of a neuron or a filter is: the one record that ops make and backends read.
+
+A `Call` becomes flat lists (tensors, whole numbers, numbers) only at the border of torch.library,
+by `Call.flatten`, and is made of them again by `Call.of`.
+"""
 
 from __future__ import annotations
 
@@ -6,95 +10,194 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from snnkernels.core.state import State
+
 RESETS = ("hard", "soft", "none", "trace")
-_TRACE = RESETS.index("trace")
+TRACE = RESETS.index("trace")
 
 
-class Options(NamedTuple):
-    """The whole numbers of a neuron call, as the private ops take them (``int[] options``).
+class Coefficient(NamedTuple):
+    """A factor of the neuron: one for all neurons, or one for each channel.
 
-    charge, compare, spikes and when are the policies of ``csrc/neuron.h``; each has one value.
+    Attributes:
+        tensor: float32, 0-d or `[C]`, contiguous; None where ``number`` holds.
+        number: the value where there is no tensor.
     """
 
-    charge: int = 0
-    compare: int = 0
-    spikes: int = 0
-    when: int = 0
+    tensor: Tensor | None = None
+    number: float = 0.0
+
+    @property
+    def count(self) -> int:
+        return 1 if self.tensor is None else self.tensor.numel()
+
+    def is_number(self, number: float) -> bool:
+        return self.tensor is None and self.number == number
+
+
+class Call(NamedTuple):
+    """A call of the neuron (`snnkernels.lif`), or of a filter alone (`snnkernels.iir`).
+
+    Attributes:
+        decay: factor on the potential.
+        v_threshold: the threshold.
+        gain: factor on the input; the number 1 is no factor at all.
+        trace_decay: of the trace of earlier spikes, with reset "trace".
+        alpha: the filter's feedback coefficients `[P, c]`, c = 1 or one per channel; None without.
+        beta: its coefficients of the input `[Q + 1, c]`.
+        state: where to start; parts that are None start from zero.
+        reset: index into `RESETS`.
+        detach_reset: 1 where no gradient goes through the spike in the reset and the trace.
+        surrogate: ``Surrogate.code``.
+        refractory: steps without a spike after a spike.
+        checkpoint_every: steps between the states kept for the backward pass; 0 keeps none.
+        record_h: 1 where the potentials are an output.
+        regularise: 1 where the penalty on potentials is summed up.
+        v_reset: potential after a spike, with reset "hard".
+        surrogate_p: first of ``Surrogate.constants()``.
+        surrogate_q: second of them.
+        tolerance: of the penalty.
+        shift: of the penalty.
+    """
+
+    decay: Coefficient = Coefficient()
+    v_threshold: Coefficient = Coefficient()
+    gain: Coefficient = Coefficient(number=1.0)
+    trace_decay: Coefficient = Coefficient()
+    alpha: Tensor | None = None
+    beta: Tensor | None = None
+    state: State = State()
     reset: int = 0
     detach_reset: int = 0
     surrogate: int = 0
     refractory: int = 0
-    checkpoint_every: int = 0  # 0: nothing is kept for a backward pass
+    checkpoint_every: int = 0
     record_h: int = 0
-    wanted: int = 0  # backward: sum of the WANT_* below
-    regularise: int = 0  # the penalty on potentials is summed up
-
-    @property
-    def state_rows(self) -> int:
-        """Rows of a state that is kept, beside those of a synapse: v, refractory, trace.
-
-        The forward op's ``state`` has them first, then the rows of the synapse, and where the
-        neuron is regularised one more, the last: each neuron's sum over time of the penalty.
-        """
-        return 1 + (self.refractory > 0) + (self.reset == _TRACE)
-
-
-class Numbers(NamedTuple):
-    """The real numbers of a neuron call (``float[] numbers``)."""
-
-    decay: float = 0.0  # where the coefficient is no tensor
-    v_threshold: float = 0.0
+    regularise: int = 0
     v_reset: float = 0.0
     surrogate_p: float = 0.0
     surrogate_q: float = 0.0
-    gain: float = 1.0
-    trace_decay: float = 0.0
-    tolerance: float = 0.0  # of the regulariser
+    tolerance: float = 0.0
     shift: float = 0.0
 
+    @property
+    def P(self) -> int:
+        """Order of the feedback; 0 without a filter."""
+        return 0 if self.alpha is None else self.alpha.shape[0]
 
-class General(NamedTuple):
-    """What a neuron has beyond the plain LIF, as trailing arguments of the private ops.
+    @property
+    def Q(self) -> int:
+        """Order of the filter's input; 0 without a filter."""
+        return 0 if self.beta is None else self.beta.shape[0] - 1
+
+    @property
+    def has_trace(self) -> bool:
+        return self.reset == TRACE
+
+    @property
+    def has_gain(self) -> bool:
+        return not self.gain.is_number(1.0)
+
+    @property
+    def is_general(self) -> bool:
+        """Whether it needs more of a backend than the plain neuron."""
+        return self.beta is not None or self.has_trace or self.has_gain or bool(self.regularise)
+
+    @property
+    def checkpoint_rows(self) -> int:
+        """Rows of a checkpoint: v, refractory, trace, outputs of the filter."""
+        return 1 + (self.refractory > 0) + self.has_trace + self.P
+
+    def flatten(self) -> tuple[list[Tensor | None], list[int], list[float]]:
+        """The call as torch.library takes it: tensors as `TENSORS`, whole numbers, numbers."""
+        coefficients = [getattr(self, name) for name in COEFFICIENTS]
+        tensors = [c.tensor for c in coefficients] + [self.alpha, self.beta, *self.state]
+        numbers = [c.number for c in coefficients] + [getattr(self, name) for name in _NUMBERS]
+        return tensors, [getattr(self, name) for name in _OPTIONS], numbers
+
+    @classmethod
+    def of(cls, tensors: list[Tensor | None], options: list[int], numbers: list[float]) -> Call:
+        """The call that `flatten` made these lists of."""
+        count = len(COEFFICIENTS)
+        pairs = zip(COEFFICIENTS, tensors, numbers, strict=False)
+        return cls(
+            **{name: Coefficient(tensor, number) for name, tensor, number in pairs},
+            alpha=tensors[count],
+            beta=tensors[count + 1],
+            state=State(*tensors[count + 2 :]),
+            **dict(zip(_OPTIONS, options, strict=True)),
+            **dict(zip(_NUMBERS, numbers[count:], strict=True)),
+        )
+
+
+COEFFICIENTS = ("decay", "v_threshold", "gain", "trace_decay")
+TENSORS = (*COEFFICIENTS, "alpha", "beta", *State._fields)
+_OPTIONS = tuple(name for name, value in Call._field_defaults.items() if type(value) is int)
+_NUMBERS = tuple(name for name, value in Call._field_defaults.items() if type(value) is float)
+
+
+class Outputs(NamedTuple):
+    """What a forward call of the neuron fills.
 
     Attributes:
-        gain: coefficient, where it is a tensor.
-        trace_decay: coefficient, where it is a tensor.
-        alpha: of the synapse, `[P, c]` with c = 1 or one per channel.
-        beta: of the synapse, `[Q + 1, c]`.
-        trace: before the first step, `[N, *]`.
-        synapse: its state before the first step, `[P + Q, N, *]`.
-        dtrace: backward: gradient on the trace after the last step.
-        dsynapse: backward: gradient on the synapse's state after it.
-        dpenalty: backward: gradient on every neuron's sum of the penalty, one float32 value.
+        s: spikes, in shape, dtype and strides as an output laid out like x; the filter's f.
+        h: potentials, float32, or None.
+        checkpoints: float32 `[T / K, rows, N, *]`, or empty.
+        v: potential after the last step; this and what follows float32 `[N, *]`, in the memory
+            order of s, None where the neuron has no such part.
+        refractory: steps left to wait after the last step.
+        synapse: the filter's state `[P + Q, N, *]` after it.
+        trace: the trace after it.
+        penalty: each neuron's sum over time of the penalty.
     """
 
+    s: Tensor
+    h: Tensor | None
+    checkpoints: Tensor
+    v: Tensor | None
+    refractory: Tensor | None
+    synapse: Tensor | None
+    trace: Tensor | None
+    penalty: Tensor | None
+
+    @property
+    def state(self) -> State:
+        return State(self.v, self.refractory, self.synapse, self.trace)
+
+
+class Arriving(NamedTuple):
+    """The gradients that arrive at a backward call, each None where none does.
+
+    Attributes:
+        s: on the spikes; on the filter's f.
+        h: on the potentials, float32.
+        v: on the state after the last step; this and what follows as in `Outputs`.
+        synapse: on the filter's state.
+        trace: on the trace.
+        penalty: on every neuron's sum of the penalty, one float32 value.
+    """
+
+    s: Tensor | None = None
+    h: Tensor | None = None
+    v: Tensor | None = None
+    synapse: Tensor | None = None
+    trace: Tensor | None = None
+    penalty: Tensor | None = None
+
+
+class Gradients(NamedTuple):
+    """The gradients that a backward call fills, each None where it is not wanted.
+
+    They have the shapes of the call's tensors: x, coefficients, filter, parts of the start.
+    """
+
+    x: Tensor | None = None
+    decay: Tensor | None = None
+    v_threshold: Tensor | None = None
     gain: Tensor | None = None
     trace_decay: Tensor | None = None
     alpha: Tensor | None = None
     beta: Tensor | None = None
-    trace: Tensor | None = None
+    v: Tensor | None = None
     synapse: Tensor | None = None
-    dtrace: Tensor | None = None
-    dsynapse: Tensor | None = None
-    dpenalty: Tensor | None = None
-
-    @property
-    def outputs(self) -> int:
-        return 0 if self.alpha is None else self.alpha.shape[0]
-
-    @property
-    def synapse_rows(self) -> int:
-        return 0 if self.beta is None else self.outputs + self.beta.shape[0] - 1
-
-
-WANT_X, WANT_V, WANT_DECAY, WANT_THRESHOLD = 1, 2, 4, 8
-# The gradients of General, in the order of the last output of the backward op.
-WANT_GENERAL = WANT_GAIN, WANT_TRACE_DECAY, WANT_ALPHA, WANT_BETA, WANT_TRACE, WANT_SYNAPSE = tuple(
-    16 << k for k in range(6)
-)
-
-
-def is_general(options: Options, numbers: Numbers, general: tuple) -> bool:
-    """Whether a call needs more of a backend than the plain LIF."""
-    has_part = any(part is not None for part in general)
-    return has_part or options.reset == _TRACE or numbers.gain != 1.0 or bool(options.regularise)
+    trace: Tensor | None = None

@@ -11,7 +11,8 @@ import torch
 class BackwardOnly(torch.autograd.Function):
     """Base of functions that have a backward pass and no other derivative.
 
-    vmap runs them once for each value.
+    vmap runs them once for each value. Without a ``jvp``, PyTorch raises where forward mode is
+    asked for; one that raised by itself would keep torch.compile from tracing the function.
     """
 
     generate_vmap_rule = True
@@ -19,14 +20,6 @@ class BackwardOnly(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         """Keep nothing."""
-
-    @staticmethod
-    def jvp(ctx, *_):
-        """There is none: kernels go back over time, not forward with a tangent."""
-        raise NotImplementedError(
-            "neurons, and filters on a backend with kernels, have no forward-mode derivative: use "
-            "reverse mode (backward(), torch.autograd.grad, torch.func.grad, vjp or jacrev)"
-        )
 
 
 def only_once(what: str) -> Callable[[Callable], Callable]:
@@ -59,6 +52,13 @@ def only_once(what: str) -> Callable[[Callable], Callable]:
         return run
 
     return decorate
+
+
+def asks_for_gradients(*tensors: torch.Tensor | None) -> bool:
+    """Whether a call with these tensors has a backward pass, as far as can be told."""
+    if is_transformed():
+        return True
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def is_transformed() -> bool:

@@ -34,8 +34,8 @@ def empty_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def dense_strides(x: Tensor) -> tuple[int, ...]:
-    """Those of `torch.empty_like(x)`, without its memory."""
-    return torch.empty_like(x, device="meta").stride()
+    """The strides of `torch.empty_like(x)`, without its memory."""
+    return x.stride() if x.is_contiguous() else torch.empty_like(x, device="meta").stride()
 
 
 def empty_strided(

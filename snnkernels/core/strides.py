@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from snnkernels.core.output_memory import empty_strided
+from snnkernels.core.output_memory import dense_strides, empty_strided
 
 
 class Rows(NamedTuple):
@@ -135,20 +135,23 @@ def lay_out_like(x: Tensor, out: Tensor) -> Tensor:
     return torch.empty_strided(out.shape, out.stride(), dtype=x.dtype, device=x.device).copy_(x)
 
 
-def empty_rows(like: Tensor, *leading: int) -> Tensor:
-    """Uninitialised float32 `[*leading, *like.shape[1:]]`, each in the memory order of ``like``.
+def empty_rows(laid_out: Tensor, *leading: int, on: Tensor | None = None) -> Tensor:
+    """Uninitialised float32 `[*leading, *shape[1:]]`, each laid out as a step of an output.
 
     Args:
-        like: dense `[T, *]`.
+        laid_out: `[T, *]`, an output, or the input whose strides an output takes over.
         leading: sizes in front, outermost first.
+        on: a tensor on the device to use. Default: ``laid_out``.
     """
-    order = sorted(range(1, like.ndim), key=lambda d: like.stride(d))
-    strides, step = [0] * like.ndim, 1
-    for d in order:
+    of_output = dense_strides(laid_out)
+    strides, step = [0] * laid_out.ndim, 1
+    for d in sorted(range(1, laid_out.ndim), key=lambda d: of_output[d]):
         strides[d] = step
-        step *= max(like.shape[d], 1)
+        step *= max(laid_out.shape[d], 1)
     front: list[int] = []
     for size in reversed(leading):
         front.insert(0, step)
         step *= size
-    return empty_strided((*leading, *like.shape[1:]), (*front, *strides[1:]), torch.float32, like)
+    size = (*leading, *laid_out.shape[1:])
+    on = laid_out if on is None else on
+    return empty_strided(size, (*front, *strides[1:]), torch.float32, on)

@@ -12,7 +12,8 @@ from torch.nn import functional
 from snnkernels.core.reference import mean_penalty
 from snnkernels.nn.lif import LIF
 from snnkernels.nn.readout import total
-from snnkernels.ops.iir import check_filter, iir
+from snnkernels.ops._checks import check_filter
+from snnkernels.ops.iir import iir
 
 
 def spike_count_cross_entropy(s: Tensor, labels: Tensor) -> Tensor:

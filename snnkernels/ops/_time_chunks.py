@@ -20,6 +20,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from snnkernels.core.call import Arriving, Call, Gradients, Outputs
+from snnkernels.core.state import State
 from snnkernels.core.strides import Layout, Rows
 
 # Below LEAST_STEPS the scan costs more than it saves. With more than MOST_NEURONS a step keeps a
@@ -62,7 +64,8 @@ class Cut:
             the chunks and of the rest `[P + Q, n, M]`, `[P + Q, M]`, and the checkpoints of both.
     """
 
-    def __init__(self, steps: int, neurons: int, P: int, Q: int, chunks: int, every: int) -> None:
+    def __init__(self, steps: int, neurons: int, call: Call, chunks: int) -> None:
+        P, Q, every = call.P, call.Q, call.checkpoint_every
         # Of odd length: the chunks of an even one lie in few sets of a cache, at worst in one.
         self.chunks, self.length = chunks, (steps // chunks - 1) | 1
         self.rest = steps - chunks * self.length
@@ -128,138 +131,115 @@ def _accumulate(matrix: Tensor, rows: Tensor, layout: Layout) -> Tensor:
     return out.reshape(rows.shape)
 
 
-def forward(
-    run: Callable, layout, x, state, alpha, beta, *, f, state_out, checkpoint_every, kept, chunks
-) -> None:
-    """Fill f, state_out and ``kept``. Arguments as a backend's ``iir_forward``, which is ``run``.
+def forward(run: Callable, layout: Layout, call: Call, x: Tensor, outputs: Outputs, chunks: int):
+    """Fill the outputs of a call in chunks of time.
 
     Args:
-        run: of the backend.
+        run: the backend's ``iir_forward``; the arguments that follow are what it takes.
         layout: of the whole call, with O = 1.
-        x: as for ``run``, as the following arguments.
-        state: as there.
-        alpha: as there.
-        beta: as there.
-        f: as there.
-        state_out: as there.
-        checkpoint_every: as there.
-        kept: flat, of ``sum(Cut.sizes)``; where nothing is kept, without the checkpoints.
+        call: the filter and its state.
+        x: input.
+        outputs: with ``checkpoints`` flat, of ``sum(Cut.sizes)``.
         chunks: n.
     """
-    P, Q, M = alpha.shape[0], beta.shape[0] - 1, layout.neurons
-    cut = Cut(layout.steps, M, P, Q, chunks, checkpoint_every)
+    P, Q, M = call.P, call.Q, layout.neurons
+    cut = Cut(layout.steps, M, call, chunks)
     side_by_side = cut.layout(layout)
+    kept = outputs.checkpoints
+    if not call.checkpoint_every:
+        kept = torch.empty(sum(cut.sizes), dtype=torch.float32, device=x.device)
     starts, rest_start, *checkpoints = kept.split(cut.sizes)
     starts = starts.view(P + Q, chunks, M)
     starts[:P].zero_()
-    starts[:, 0] = 0 if state is None else _flat(state, M)
+    starts[:, 0] = 0 if call.state.synapse is None else _flat(call.state.synapse, M)
     time, inner = layout.inputs[0].time, layout.inputs[0].inner
     for lag in range(1, Q + 1):
         first = x.storage_offset() + (cut.length - lag) * time
         starts[P + lag - 1, 1:] = x.as_strided((chunks - 1, M), (cut.length * time, inner), first)
     ends = torch.empty_like(starts)
     nothing = starts.new_empty(0)
+    all_chunks = call._replace(state=State(synapse=starts))
+    filled = outputs._replace(synapse=ends, checkpoints=nothing)
     if P:
-        run(
-            *(side_by_side, x, starts, alpha, beta),
-            **{"f": f, "state_out": ends, "checkpoint_every": 0, "checkpoints": nothing},
-        )
-        matrix = _power(_step(alpha, beta[:1]), cut.length)
+        run(side_by_side, all_chunks._replace(checkpoint_every=0), x, filled)
+        matrix = _power(_step(call.alpha, call.beta[:1]), cut.length)
         starts[:P, 1:] = _accumulate(matrix, ends[:P], layout)[:, :-1]
-    run(
-        *(side_by_side, x, starts, alpha, beta),
-        f=f,
-        state_out=ends,
-        checkpoint_every=checkpoint_every,
-        checkpoints=checkpoints[0] if checkpoints else nothing,
-    )
+    kept_of = iter(checkpoints)
+    run(side_by_side, all_chunks, x, filled._replace(checkpoints=next(kept_of, nothing)))
     last = ends[:, -1].contiguous()
     if not cut.rest:
-        _flat(state_out, M).copy_(last)
+        _flat(outputs.synapse, M).copy_(last)
         return
     rest_start.copy_(last.view(-1))
     run(
-        *(layout._replace(steps=cut.rest), cut.behind(x), last, alpha, beta),
-        f=cut.behind(f),
-        state_out=state_out,
-        checkpoint_every=checkpoint_every,
-        checkpoints=checkpoints[1] if checkpoints else nothing,
+        layout._replace(steps=cut.rest),
+        call._replace(state=State(synapse=last)),
+        cut.behind(x),
+        outputs._replace(s=cut.behind(outputs.s), checkpoints=next(kept_of, nothing)),
     )
 
 
 def backward(
     run: Callable,
-    layout,
-    df,
-    dstate,
-    alpha,
-    beta,
-    x,
-    checkpoint_every,
-    kept,
-    *,
-    dx,
-    dstate0,
-    dalpha,
-    dbeta,
-    chunks,
+    layout: Layout,
+    call: Call,
+    x: Tensor | None,
+    kept: Tensor | None,
+    arriving: Arriving,
+    gradients: Gradients,
+    chunks: int,
 ) -> None:
-    """Fill the gradients that are not None. Arguments as a backend's ``iir_backward``, ``run``.
+    """Fill the gradients of a call in chunks of time.
 
     Args:
-        run: of the backend.
+        run: the backend's ``iir_backward``; the arguments that follow are what it takes.
         layout: of the whole call, with O = 1.
-        df: as for ``run``, as the following arguments.
-        dstate: as there.
-        alpha: as there.
-        beta: as there.
-        x: as there.
-        checkpoint_every: as there.
-        kept: as `forward` filled it; not read where no coefficient learns.
-        dx: as for ``run``, as the following arguments.
-        dstate0: as there.
-        dalpha: as there.
-        dbeta: as there.
+        call: the filter.
+        x: input; None where no coefficient learns.
+        kept: the checkpoints as `forward` filled them; None where no coefficient learns.
+        arriving: on f and on the state after the last step.
+        gradients: what is wanted.
         chunks: n.
     """
-    P, Q, M = alpha.shape[0], beta.shape[0] - 1, layout.neurons
-    cut = Cut(layout.steps, M, P, Q, chunks, checkpoint_every)
+    P, Q, M = call.P, call.Q, layout.neurons
+    cut = Cut(layout.steps, M, call, chunks)
     side_by_side = cut.layout(layout)
-    learns = dalpha is not None
+    learns = gradients.alpha is not None
     starts = rest_start = checkpoints = rest_checkpoints = None
     if learns:
         starts, rest_start, checkpoints, rest_checkpoints = kept.split(cut.sizes)
-    more = []
+    coefficients = call.alpha, call.beta
+    more = [torch.empty_like(c) if learns else None for c in coefficients]
+    ends = torch.zeros((P + Q, chunks, M), dtype=torch.float32, device=arriving.s.device)
     if cut.rest:
-        arriving = alpha.new_empty(P + Q, M)
-        more = [torch.empty_like(c) if learns else None for c in (alpha, beta)]
+        into = torch.empty_like(ends[:, 0])
         run(
-            *(layout._replace(steps=cut.rest), cut.behind(df), dstate, alpha, beta),
-            *(cut.behind(x), rest_start, checkpoint_every, rest_checkpoints),
-            dx=cut.behind(dx),
-            dstate0=arriving,
-            dalpha=more[0],
-            dbeta=more[1],
+            layout._replace(steps=cut.rest),
+            call._replace(state=State(synapse=rest_start)),
+            cut.behind(x),
+            rest_checkpoints,
+            arriving._replace(s=cut.behind(arriving.s)),
+            Gradients(x=cut.behind(gradients.x), synapse=into, alpha=more[0], beta=more[1]),
         )
-    else:
-        arriving = None if dstate is None else _flat(dstate, M)
-    ends = alpha.new_zeros(P + Q, chunks, M)
-    if arriving is not None:
-        ends[:, -1] = arriving
+        ends[:, -1] = into
+    elif arriving.synapse is not None:
+        ends[:, -1] = _flat(arriving.synapse, M)
     into = torch.empty_like(ends)
-    wanted = {"dx": None, "dstate0": into, "dalpha": None, "dbeta": None}
-    run(side_by_side, df, ends, alpha, beta, None, None, 0, None, **wanted)
-    matrix = _power(_step(alpha, beta), cut.length).transpose(1, 2)
+    all_chunks = arriving._replace(synapse=ends)
+    alone = call._replace(checkpoint_every=0)
+    run(side_by_side, alone, None, None, all_chunks, Gradients(synapse=into))
+    matrix = _power(_step(*coefficients), cut.length).transpose(1, 2)
     ends[:, :-1] = _accumulate(matrix, into.flip(1), layout).flip(1)[:, 1:]
     run(
-        *(side_by_side, df, ends, alpha, beta, x, starts, checkpoint_every, checkpoints),
-        dx=dx,
-        dstate0=into,
-        dalpha=dalpha,
-        dbeta=dbeta,
+        side_by_side,
+        call._replace(state=State(synapse=starts)),
+        x,
+        checkpoints,
+        all_chunks,
+        gradients._replace(synapse=into),
     )
-    if dstate0 is not None:
-        _flat(dstate0, M).copy_(into[:, 0])
-    if learns and more:
-        dalpha += more[0]
-        dbeta += more[1]
+    if gradients.synapse is not None:
+        _flat(gradients.synapse, M).copy_(into[:, 0])
+    if learns and cut.rest:
+        gradients.alpha.add_(more[0])
+        gradients.beta.add_(more[1])

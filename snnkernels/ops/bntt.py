@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from snnkernels.backends import choose, load
+from snnkernels.core.derivatives import only_once
 from snnkernels.core.output_memory import empty_like, empty_strided
-from snnkernels.ops._registration import only_once, register
+from snnkernels.ops._registration import register
 
 # Values per block of steps on a CPU: what one pass leaves in the cache, the next one finds there.
 _BLOCK = 1 << 19
@@ -127,7 +128,7 @@ register(
     _bntt_backward,
     _backward_buffers,
 )
-_run_backward = only_once(torch.ops.snnkernels.bntt_backward, "BNTT")
+_run_backward = only_once("BNTT")(torch.ops.snnkernels.bntt_backward)
 
 
 def _invertible(x: Tensor, weight: Tensor) -> bool:

@@ -3,144 +3,116 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from snnkernels.backends import checkpoint_every, choose, load, max_order
 from snnkernels.core import reference
+from snnkernels.core.call import Arriving, Call, Gradients, Outputs
+from snnkernels.core.derivatives import BackwardOnly, asks_for_gradients, only_once
 from snnkernels.core.output_memory import empty_like, empty_strided
+from snnkernels.core.state import State
 from snnkernels.core.strides import common_layout, empty_rows
-from snnkernels.ops import _time_chunks as time_parallel
-from snnkernels.ops._registration import (
+from snnkernels.ops import _time_chunks as time_chunks
+from snnkernels.ops._checks import (
+    FILTER_STATE,
+    check_filter,
     check_input,
-    check_values,
+    check_orders,
+    check_state_part,
+    lags_first,
+)
+from snnkernels.ops._registration import (
     in_memory_order,
     lay_out,
     nothing,
-    only_once,
     register,
 )
 
-WANT_X, WANT_STATE, WANT_COEFFICIENTS = 1, 2, 4
+WANTED = ("x", "synapse", "alpha", "beta")  # the gradients of a call, in their order everywhere
 
 
 # --- the private ops: alpha is [P, c], beta [Q + 1, c], c = 1 or one per channel ------------------
 
 
-def _orders(alpha: Tensor, beta: Tensor) -> tuple[int, int]:
-    return alpha.shape[0], beta.shape[0] - 1
+def _call(alpha, beta, state, checkpoint_every) -> Call:
+    start = State(synapse=state)
+    return Call(alpha=alpha, beta=beta, state=start, checkpoint_every=checkpoint_every)
 
 
 def _forward_buffers(x, state, alpha, beta, checkpoint_every, chunks, backend):
-    P, Q = _orders(alpha, beta)
+    call = _call(alpha, beta, state, checkpoint_every)
     f = empty_like(x)
     kept = (x.shape[0] - 1) // checkpoint_every if checkpoint_every else 0
-    checkpoints = empty_rows(f, kept, P) if kept > 0 else nothing(x)
+    checkpoints = empty_rows(f, kept, call.P) if kept > 0 else nothing(x)
     if chunks and checkpoint_every:
-        cut = time_parallel.Cut(x.shape[0], x[0].numel(), P, Q, chunks, checkpoint_every)
+        cut = time_chunks.Cut(x.shape[0], x[0].numel(), call, chunks)
         checkpoints = x.new_empty(sum(cut.sizes), dtype=torch.float32)
-    return f, empty_rows(f, P + Q), checkpoints
+    return f, empty_rows(f, call.P + call.Q), checkpoints
 
 
 def _iir_forward(x, state, alpha, beta, checkpoint_every, chunks, backend):
-    outputs = f, state_out, checkpoints = _forward_buffers(
+    made = f, end, checkpoints = _forward_buffers(
         x, state, alpha, beta, checkpoint_every, chunks, backend
     )
     if f.numel() == 0:
-        state_out.zero_() if state is None else state_out.copy_(state)
-        return outputs
+        end.zero_() if state is None else end.copy_(state)
+        return made
     layout, (x,) = lay_out(f, x, one_row=chunks > 0)
+    call = _call(alpha, beta, in_memory_order(state, end), checkpoint_every)
+    outputs = Outputs(f, None, checkpoints, None, None, end, None, None)
     run = load(backend).iir_forward
-    call = (layout, x, in_memory_order(state, state_out), alpha, beta)
-    filled = {"f": f, "state_out": state_out, "checkpoint_every": checkpoint_every}
     if chunks:
-        kept = checkpoints
-        if not checkpoint_every:
-            cut = time_parallel.Cut(layout.steps, layout.neurons, *_orders(alpha, beta), chunks, 0)
-            kept = x.new_empty(sum(cut.sizes), dtype=torch.float32)
-        time_parallel.forward(run, *call, **filled, kept=kept, chunks=chunks)
+        time_chunks.forward(run, layout, call, x, outputs, chunks)
     else:
-        run(*call, **filled, checkpoints=checkpoints)
-    return outputs
+        run(layout, call, x, outputs)
+    return made
 
 
 def _backward_buffers(
-    df,
-    dstate,
-    alpha,
-    beta,
-    x,
-    state,
-    checkpoints,
-    strides,
-    checkpoint_every,
-    wanted,
-    chunks,
-    backend,
+    df, dstate, alpha, beta, x, state, checkpoints, strides, every, wanted, chunks, backend
 ):
-    P, Q = _orders(alpha, beta)
-    dx = empty_strided(df.shape, strides, df.dtype, df)
-    learn = wanted & WANT_COEFFICIENTS
+    want = dict(zip(WANTED, wanted, strict=True))
+    rows = alpha.shape[0] + beta.shape[0] - 1
+    like = torch.empty_strided(df.shape, strides, dtype=df.dtype, device="meta")
     return (
-        dx if wanted & WANT_X else df.new_empty(0),
-        empty_rows(dx, P + Q) if wanted & WANT_STATE else nothing(df),
-        torch.empty_like(alpha) if learn else nothing(df),
-        torch.empty_like(beta) if learn else nothing(df),
+        empty_strided(df.shape, strides, df.dtype, df) if want["x"] else df.new_empty(0),
+        empty_rows(like, rows, on=df) if want["synapse"] else nothing(df),
+        torch.empty_like(alpha) if want["alpha"] else nothing(df),
+        torch.empty_like(beta) if want["beta"] else nothing(df),
     )
 
 
 def _iir_backward(
-    df,
-    dstate,
-    alpha,
-    beta,
-    x,
-    state,
-    checkpoints,
-    strides,
-    checkpoint_every,
-    wanted,
-    chunks,
-    backend,
+    df, dstate, alpha, beta, x, state, checkpoints, strides, every, wanted, chunks, backend
 ):
-    outputs = dx, dstate0, dalpha, dbeta = _backward_buffers(
-        df,
-        dstate,
-        alpha,
-        beta,
-        x,
-        state,
-        checkpoints,
-        strides,
-        checkpoint_every,
-        wanted,
-        chunks,
-        backend,
+    made = _backward_buffers(
+        df, dstate, alpha, beta, x, state, checkpoints, strides, every, wanted, chunks, backend
+    )
+    want = dict(zip(WANTED, wanted, strict=True))
+    gradients = Gradients(
+        **{name: t if want[name] else None for name, t in zip(WANTED, made, strict=True)}
     )
     if df.numel() == 0:
-        for gradient in outputs:
+        for gradient in made:
             gradient.zero_()
-        if dstate is not None and wanted & WANT_STATE:
-            dstate0.copy_(dstate)
-        return outputs
-    out = dx if wanted & WANT_X else empty_strided(df.shape, strides, df.dtype, df)
-    layout, (df, x) = lay_out(out, df, x, one_row=chunks > 0)
-    rows = empty_rows(out, sum(_orders(alpha, beta)))
+        if dstate is not None and gradients.synapse is not None:
+            gradients.synapse.copy_(dstate)
+        return made
+    # Where dx is not wanted, only its strides are looked at.
+    out = torch.empty_strided(df.shape, strides, dtype=df.dtype, device="meta")
+    layout, (x, df) = lay_out(out, x, df, one_row=chunks > 0)
+    rows = empty_rows(out, alpha.shape[0] + beta.shape[0] - 1)
+    call = _call(alpha, beta, in_memory_order(state, rows), every)
+    arriving = Arriving(s=df, synapse=in_memory_order(dstate, rows))
+    layout = layout._replace(inputs=(*layout.inputs, None))
     run = load(backend).iir_backward
-    call = (layout, df, in_memory_order(dstate, rows), alpha, beta, x)
-    filled = {
-        "dx": dx if wanted & WANT_X else None,
-        "dstate0": dstate0 if wanted & WANT_STATE else None,
-        "dalpha": dalpha if wanted & WANT_COEFFICIENTS else None,
-        "dbeta": dbeta if wanted & WANT_COEFFICIENTS else None,
-    }
     if chunks:
-        time_parallel.backward(run, *call, checkpoint_every, checkpoints, **filled, chunks=chunks)
+        time_chunks.backward(run, layout, call, x, checkpoints, arriving, gradients, chunks)
     else:
-        run(*call, in_memory_order(state, rows), checkpoint_every, checkpoints, **filled)
-    return outputs
+        run(layout, call, x, checkpoints, arriving, gradients)
+    return made
 
 
 register(
@@ -153,66 +125,51 @@ register(
 register(
     "iir_backward",
     "(Tensor df, Tensor? dstate, Tensor alpha, Tensor beta, Tensor? x, Tensor? state, "
-    "Tensor? checkpoints, SymInt[] strides, int checkpoint_every, int wanted, int chunks, "
+    "Tensor? checkpoints, SymInt[] strides, int checkpoint_every, bool[] wanted, int chunks, "
     "str backend) -> (Tensor dx, Tensor dstate0, Tensor dalpha, Tensor dbeta)",
     _iir_backward,
     _backward_buffers,
 )
-_run_backward = only_once(torch.ops.snnkernels.iir_backward, "iir on a backend with kernels")
+_run_backward = only_once("iir on a backend with kernels")(torch.ops.snnkernels.iir_backward)
 
 
-class _Iir(torch.autograd.Function):
+class _Iir(BackwardOnly):
     """One call of the filter with a backward pass. Arguments as the private forward op's."""
 
     @staticmethod
-    def forward(ctx, x, state, alpha, beta, checkpoint_every, chunks, backend):
-        f, state_out, checkpoints = torch.ops.snnkernels.iir_forward(
+    def forward(x, state, alpha, beta, checkpoint_every, chunks, backend):
+        return torch.ops.snnkernels.iir_forward(
             x, state, alpha, beta, checkpoint_every, chunks, backend
         )
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, state, alpha, beta, checkpoint_every, chunks, backend = inputs
+        f, _, checkpoints = output
         # The adjoint filter alone needs neither x nor the outputs.
-        learns = checkpoint_every > 0
-        kept = (x, state, checkpoints) if learns else (None, None, None)
+        kept = (x, state, checkpoints) if checkpoint_every else (None, None, None)
         ctx.save_for_backward(alpha, beta, *kept)
         ctx.call = f.stride(), checkpoint_every, chunks, backend
         ctx.like = f.shape, f.dtype, f.device
+        ctx.mark_non_differentiable(checkpoints)
         ctx.set_materialize_grads(False)
-        return f, state_out
 
     @staticmethod
-    def backward(ctx, df, dstate):
+    def backward(ctx, df, dstate, _):
         if df is None and dstate is None:
             return (None,) * 7
         if df is None:
             shape, dtype, device = ctx.like
             df = torch.zeros((), dtype=dtype, device=device).expand(shape)
-        alpha, beta, x, state, checkpoints = ctx.saved_tensors
         strides, checkpoint_every, chunks, backend = ctx.call
-        need_x, need_state, need_alpha, need_beta = ctx.needs_input_grad[:4]
-        learn = need_alpha or need_beta
-        wanted = need_x * WANT_X + need_state * WANT_STATE + learn * WANT_COEFFICIENTS
-        dx, dstate0, dalpha, dbeta = _run_backward(
-            df,
-            dstate,
-            alpha,
-            beta,
-            x,
-            state,
-            checkpoints,
-            strides,
-            checkpoint_every,
-            wanted,
-            chunks,
-            backend,
+        needs = ctx.needs_input_grad[:4]
+        learn = needs[2] or needs[3]
+        wanted = [*needs[:2], learn, learn]
+        gradients = _run_backward(
+            df, dstate, *ctx.saved_tensors, strides, checkpoint_every, wanted, chunks, backend
         )
-        return (
-            dx if need_x else None,
-            dstate0 if need_state else None,
-            dalpha if need_alpha else None,
-            dbeta if need_beta else None,
-            None,
-            None,
-            None,
-        )
+        made = (g if need else None for g, need in zip(gradients, needs, strict=True))
+        return *made, None, None, None
 
 
 # --- the public op -------------------------------------------------------------------------------
@@ -276,7 +233,9 @@ def iir(
     """
     check_input(x)
     alpha, beta = check_filter("", alpha, beta, x)
-    state = _check_state(state, x, alpha.shape[-1] + beta.shape[-1] - 1)
+    if state is not None:
+        rows = alpha.shape[-1] + beta.shape[-1] - 1
+        state = check_state_part("state", state, x, [rows, *x.shape[1:]], FILTER_STATE)
     order = max(alpha.shape[-1], beta.shape[-1] - 1)
     backend = choose(backend, x.device.type, x.dtype, "iir", order)
     if backend == "torch":
@@ -284,109 +243,22 @@ def iir(
     hint = f" with backend {backend!r}, any with backend 'torch'"
     check_orders("", alpha, beta, max_order(backend), hint)
     alpha, beta = lags_first(alpha, beta)
-    graph = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, state, alpha, beta)
-    )
-    learns = graph and (alpha.requires_grad or beta.requires_grad)
-    every = checkpoint_every(backend) if learns else 0
     chunks = 0 if sequential else _chunks(x, alpha, beta)
-    arguments = (x, state, alpha, beta, every, chunks, backend)
-    if graph:
-        return _Iir.apply(*arguments)
-    return torch.ops.snnkernels.iir_forward(*arguments)[:2]
+    graph = asks_for_gradients(x, state, alpha, beta)
+    learns = graph and asks_for_gradients(alpha, beta)
+    run = _Iir.apply if graph else torch.ops.snnkernels.iir_forward
+    every = checkpoint_every(backend) if learns else 0
+    return run(x, state, alpha, beta, every, chunks, backend)[:2]
 
 
 def _chunks(x: Tensor, alpha: Tensor, beta: Tensor) -> int:
     """Chunks of time that run side by side, 0 where one sequence is taken."""
-    if torch.compiler.is_compiling() or not sum(_orders(alpha, beta)):
+    if torch.compiler.is_compiling() or not alpha.shape[0] + beta.shape[0] - 1:
         return 0
-    chunks = time_parallel.chunks_for(x.shape[0], x[:1].numel(), x.device.type)
+    chunks = time_chunks.chunks_for(x.shape[0], x[:1].numel(), x.device.type)
     if not chunks or common_layout(torch.empty_like(x, device="meta")).outer > 1:
         return 0
     # Coefficients on a GPU are not looked at: it would have to stop.
-    if alpha.device.type == "cpu" and time_parallel.largest_pole(alpha.t()) > 1 + 1e-6:
+    if alpha.device.type == "cpu" and time_chunks.largest_pole(alpha.t()) > 1 + 1e-6:
         return 0
     return chunks
-
-
-def check_filter(
-    prefix: str, alpha: Tensor | Sequence[float], beta: Tensor | Sequence[float], x: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The coefficients as tensors `[P]` or `[C, P]`, `[Q + 1]` or `[C, Q + 1]`, or an error."""
-    checked = []
-    for name, value, least in ((f"{prefix}alpha", alpha, 0), (f"{prefix}beta", beta, 1)):
-        if not isinstance(value, Tensor):
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            copied = _copies_once(x)
-            try:
-                value = torch.tensor(value, dtype=dtype, device="cpu" if copied else x.device)
-            except (TypeError, ValueError) as error:
-                raise TypeError(
-                    f"{name} must be a tensor or a sequence of numbers; got {value!r}"
-                ) from error
-            if copied:
-                check_values(name, value, value)
-                numbers = tuple(value.flatten().tolist())
-                value = _on_device(numbers, tuple(value.shape), dtype, x.device)
-        check_values(name, value, x)
-        shape = list(value.shape)
-        lags = "Q + 1" if least else "P"
-        if value.ndim not in (1, 2) or shape[-1] < least:
-            raise ValueError(f"{name} must be [{lags}] or [C, {lags}]; got shape {shape}")
-        if value.ndim == 2 and (x.ndim < 3 or shape[0] != x.shape[2]):
-            allowed = (
-                f"[{x.shape[2]}, {lags}] for x with that many channels"
-                if x.ndim > 2
-                else (f"[{lags}] for x [T, M]")
-            )
-            raise ValueError(f"{name} must be {allowed}; got shape {shape}")
-        checked.append(value)
-    return tuple(checked)
-
-
-def _copies_once(x: Tensor) -> bool:
-    """Not while a graph is traced, which has its own constants, nor for tensors without data."""
-    return x.device.type != "cpu" and type(x) is Tensor and not torch.compiler.is_compiling()
-
-
-@lru_cache(maxsize=256)
-def _on_device(values: tuple, shape: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Copied once: a copy waits for the device and cannot be part of a CUDA graph."""
-    with torch.inference_mode(False):  # or it could never be part of a backward pass
-        return torch.tensor(values, dtype=dtype, device=device).view(shape)
-
-
-def check_orders(prefix: str, alpha: Tensor, beta: Tensor, most: float, hint: str = "") -> None:
-    """Raise where an order is higher than the kernels take."""
-    for name, order in (("alpha", alpha.shape[-1]), ("beta", beta.shape[-1] - 1)):
-        if order > most:
-            raise ValueError(
-                f"{prefix}{name} has order {order}; the kernels take up to {most}{hint}"
-            )
-
-
-def lags_first(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """The coefficients as the private ops take them: float32 `[P, c]` and `[Q + 1, c]`."""
-    if alpha.ndim != beta.ndim:  # one filter's part is shared by the channels, the other is not
-        channels = max(alpha, beta, key=lambda t: t.ndim).shape[0]
-        alpha, beta = (t if t.ndim == 2 else t.expand(channels, -1) for t in (alpha, beta))
-    return tuple(
-        t.to(torch.float32).unsqueeze(1) if t.ndim == 1 else t.to(torch.float32).t().contiguous()
-        for t in (alpha, beta)
-    )
-
-
-def _check_state(state: Tensor | None, x: Tensor, rows: int) -> Tensor | None:
-    if state is None:
-        return None
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    if not isinstance(state, Tensor) or state.dtype != dtype:
-        got = state.dtype if isinstance(state, Tensor) else type(state).__name__
-        raise TypeError(f"state must be a {dtype} tensor for {x.dtype} x; got {got}")
-    if state.device != x.device:
-        raise ValueError(f"state is on {state.device}, x is on {x.device}")
-    if list(state.shape) != [rows, *x.shape[1:]]:
-        raise ValueError(
-            f"state must be [P + Q, N, *] = {[rows, *x.shape[1:]]}; got {list(state.shape)}"
-        )
-    return state

@@ -1,31 +1,35 @@
 """The public function `lif`: checks, the choice of a backend, the call.
 
-The way of one tensor: `lif` checks and picks a backend; ``torch.ops.snnkernels.neuron_forward``
-(``_neuron.py``) allocates and hands the buffers to ``backends/<name>``; the backward pass goes the
-same way. Backend "torch" is the plain loop of `snnkernels.core.reference` under PyTorch's autograd.
+The way of one tensor: `lif` checks, picks a backend and makes one `Call`; the private op of
+``_neuron.py`` allocates and hands the call and its buffers to ``backends/<name>``; the backward
+pass goes the same way. Backend "torch" is the plain loop of `snnkernels.core.reference` under
+PyTorch's autograd.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from snnkernels.backends import checkpoint_every, choose, faster_on_gpu
 from snnkernels.core import reference
-from snnkernels.core.call import RESETS, Options
+from snnkernels.core.call import RESETS, Call
 from snnkernels.core.state import State
-from snnkernels.core.surrogates import SURROGATES, Surrogate, Triangle
-from snnkernels.ops._neuron import Neuron, split_state
-from snnkernels.ops._registration import check_input, check_values
-from snnkernels.ops.iir import check_filter, check_orders, lags_first
+from snnkernels.core.surrogates import Surrogate, Triangle
+from snnkernels.ops._checks import (
+    as_coefficient,
+    check_coefficient,
+    check_input,
+    check_policy,
+    check_regulariser,
+    check_state,
+    check_synapse,
+    lags_first,
+)
+from snnkernels.ops._neuron import run
 
-MAX_REFRACTORY = 1 << 24  # float32 counts the steps
-MAX_SYNAPSE_ORDER = 2  # of the filter that is fused into the neuron
 DEFAULT_SURROGATE = Triangle()
-_NO_STATE = State()
 
 
 def lif(
@@ -117,39 +121,25 @@ def lif(
         ([0.0, 1.0, 0.0, 1.0], 0.0)
     """
     check_input(x)
-    if reset not in RESETS:
-        raise ValueError(f"reset must be one of {', '.join(RESETS)}; got {reset!r}")
-    if type(surrogate) not in SURROGATES:
-        names = ", ".join(kind.__name__ for kind in SURROGATES)
-        raise TypeError(f"surrogate must be an instance of one of {names}; got {surrogate!r}")
-    if record is not None and record != "h":
-        raise ValueError(f"record must be None or 'h'; got {record!r}")
-    if type(refractory) is not int:
-        raise TypeError(f"refractory must be a whole number of steps >= 0; got {refractory!r}")
-    if not 0 <= refractory <= MAX_REFRACTORY:
-        raise ValueError(f"refractory must be >= 0 and <= {MAX_REFRACTORY}; got {refractory}")
-    if type(detach_reset) is not bool:
-        raise TypeError(f"detach_reset must be True or False; got {detach_reset!r}")
-    if not isinstance(v_reset, (int, float)) or isinstance(v_reset, bool):
-        raise TypeError(f"v_reset must be a number; got {v_reset!r}")
-    if math.isnan(v_reset):
-        raise ValueError("v_reset must not be NaN; got nan")
-    decay = _check_coefficient("decay", decay, x)
-    v_threshold = _check_coefficient("v_threshold", v_threshold, x)
-    gain = _check_coefficient("gain", gain, x)
-    if (trace_decay is None) == (reset == "trace"):
-        raise ValueError(
-            f"trace_decay goes with reset='trace' and only with it; got {trace_decay!r}, {reset!r}"
-        )
+    refractory, v_reset = check_policy(
+        reset=reset,
+        refractory=refractory,
+        detach_reset=detach_reset,
+        v_reset=v_reset,
+        surrogate=surrogate,
+        record=record,
+        has_trace_decay=trace_decay is not None,
+    )
+    regulariser = check_regulariser(regulariser)
+    decay = check_coefficient("decay", decay, x)
+    v_threshold = check_coefficient("v_threshold", v_threshold, x)
+    gain = check_coefficient("gain", gain, x)
     if trace_decay is not None:
-        trace_decay = _check_coefficient("trace_decay", trace_decay, x)
-    if synapse is not None:
-        synapse = _check_synapse(synapse, x)
-    if regulariser is not None:
-        regulariser = _check_regulariser(regulariser)
-    state = _check_state(state, x, refractory, synapse, reset)
-    gain_is_on = isinstance(gain, Tensor) or gain != 1.0
-    general = synapse is not None or reset == "trace" or gain_is_on
+        trace_decay = check_coefficient("trace_decay", trace_decay, x)
+    synapse = check_synapse(synapse, x)
+    rows = None if synapse is None else synapse[0].shape[-1] + synapse[1].shape[-1] - 1
+    state = check_state(state, x, refractory=refractory, reset=reset, filter_rows=rows)
+    general = synapse is not None or reset == "trace" or isinstance(gain, Tensor) or gain != 1.0
     needs = "regulariser" if regulariser else "general" if general else "neuron"
     first = faster_on_gpu(x) if backend == "auto" and needs == "neuron" else None
     backend = choose(backend, x.device.type, x.dtype, needs, 0, first)
@@ -172,141 +162,29 @@ def lif(
         )
         return (s, state, *(part for part in more if part is not None))
 
-    decay_tensor, decay_number = _split(decay)
-    threshold_tensor, threshold_number = _split(v_threshold)
-    v, wait = state.v, state.refractory
-    more, more_numbers = (), []
-    if general or regulariser:
-        gain, gain_number = _split(gain)
-        trace_decay, trace_number = _split(0.0 if trace_decay is None else trace_decay)
-        filters = (None, None) if synapse is None else lags_first(*synapse)
-        more = (gain, trace_decay, *filters, state.trace, state.synapse)
-        more_numbers = [gain_number, trace_number, *(regulariser or ())]
-    graph = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, v, decay_tensor, threshold_tensor, *more)
-    )
+    alpha, beta = (None, None) if synapse is None else lags_first(*synapse)
     p, q = surrogate.constants()
-    options = [
-        0,
-        0,
-        0,
-        0,
-        RESETS.index(reset),
-        int(detach_reset),
-        surrogate.code,
-        refractory,
-        checkpoint_every(backend) if graph else 0,
-        int(record is not None),
-        0,
-        int(regulariser is not None),
-    ]
-    numbers = [decay_number, threshold_number, float(v_reset), p, q, *more_numbers]
-    arguments = (x, v, wait, decay_tensor, threshold_tensor, options, numbers, backend, *more)
-    if graph:
-        s, h, penalty, *parts = Neuron.apply(*arguments)
-    else:
-        s, rows, h, _ = torch.ops.snnkernels.neuron_forward(*arguments)
-        *parts, penalty = split_state(rows, x.shape[0], Options(*options), more)
-    out = [s, State(*parts)]
-    if record is not None:
-        out.append(h)
-    if regulariser is not None:
-        out.append(penalty)
-    return tuple(out)
-
-
-def _check_coefficient(name: str, value: float | Tensor, x: Tensor) -> float | Tensor:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if math.isnan(value):
-            raise ValueError(f"{name} must not be NaN")
-        return float(value)
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{name} must be a number or a tensor (0-d, or one value per channel); got {value!r}"
-        )
-    check_values(name, value, x)
-    if value.ndim and (value.ndim > 1 or x.ndim < 3 or value.shape[0] != x.shape[2]):
-        allowed = f"0-d or [{x.shape[2]}], one per channel" if x.ndim > 2 else "0-d for x [T, M]"
-        raise ValueError(f"{name} must be {allowed}; got shape {list(value.shape)}")
-    return value
-
-
-def _check_synapse(synapse, x: Tensor) -> tuple[Tensor, Tensor]:
-    if not isinstance(synapse, (tuple, list)) or len(synapse) != 2:
-        raise TypeError(f"synapse must be None or a pair (alpha, beta); got {synapse!r}")
-    alpha, beta = check_filter("synapse ", *synapse, x)
-    check_orders(
-        "synapse ", alpha, beta, MAX_SYNAPSE_ORDER, ": put snnkernels.iir in front of the neuron"
+    tolerance, shift = regulariser or (0.0, 0.0)
+    call = Call(
+        decay=as_coefficient(decay),
+        v_threshold=as_coefficient(v_threshold),
+        gain=as_coefficient(gain),
+        trace_decay=as_coefficient(0.0 if trace_decay is None else trace_decay),
+        alpha=alpha,
+        beta=beta,
+        state=state,
+        reset=RESETS.index(reset),
+        detach_reset=int(detach_reset),
+        surrogate=surrogate.code,
+        refractory=refractory,
+        checkpoint_every=checkpoint_every(backend),
+        record_h=int(record is not None),
+        regularise=int(regulariser is not None),
+        v_reset=v_reset,
+        surrogate_p=p,
+        surrogate_q=q,
+        tolerance=tolerance,
+        shift=shift,
     )
-    return alpha, beta
-
-
-def _check_regulariser(regulariser) -> tuple[float, float]:
-    pair = isinstance(regulariser, (tuple, list)) and len(regulariser) == 2
-    if not pair or any(type(n) not in (int, float) for n in regulariser):
-        raise TypeError(
-            f"regulariser must be None or a pair of numbers (tolerance, shift); got {regulariser!r}"
-        )
-    tolerance, shift = map(float, regulariser)
-    if not (tolerance >= 0 and math.isfinite(shift)):
-        raise ValueError(
-            "regulariser must be (tolerance, shift) with tolerance >= 0 and a finite shift; "
-            f"got {regulariser!r}"
-        )
-    return tolerance, shift
-
-
-def _check_state(
-    state: State | Tensor | float | None,
-    x: Tensor,
-    refractory: int,
-    synapse: tuple[Tensor, Tensor] | None,
-    reset: str,
-) -> State:
-    if state is None:
-        return _NO_STATE
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    if isinstance(state, (int, float)) and not isinstance(state, bool):
-        if math.isnan(state):
-            raise ValueError("state must not be NaN; got nan")
-        return State(torch.full(x.shape[1:], float(state), dtype=dtype, device=x.device))
-    if isinstance(state, Tensor):
-        state = State(state)
-    if not isinstance(state, State):
-        raise TypeError(f"state must be a State, a tensor, a number or None; got {state!r}")
-    for name, part in zip(State._fields, state, strict=True):
-        if part is None:
-            continue
-        if not isinstance(part, Tensor) or part.dtype != dtype:
-            got = part.dtype if isinstance(part, Tensor) else type(part).__name__
-            raise TypeError(f"state.{name} must be a {dtype} tensor for {x.dtype} x; got {got}")
-        if part.device != x.device:
-            raise ValueError(f"state.{name} is on {part.device}, x is on {x.device}")
-        if name == "synapse":
-            continue
-        if part.ndim and part.shape != x.shape[1:]:
-            raise ValueError(
-                f"state.{name} must have the shape of one step of x, {list(x.shape[1:])}; "
-                f"got {list(part.shape)}"
-            )
-    if state.synapse is not None:
-        if synapse is None:
-            raise ValueError("state.synapse is set, but synapse=None: pass the filter, or drop it")
-        rows = synapse[0].shape[-1] + synapse[1].shape[-1] - 1
-        if list(state.synapse.shape) != [rows, *x.shape[1:]]:
-            raise ValueError(
-                f"state.synapse must be [P + Q, N, *] = {[rows, *x.shape[1:]]}; "
-                f"got {list(state.synapse.shape)}"
-            )
-    if state.trace is not None and reset != "trace":
-        raise ValueError("state.trace is set, but reset is not 'trace': pass it, or drop the trace")
-    if not refractory and state.refractory is not None:
-        raise ValueError("state.refractory is set, but refractory=0: pass the period, or drop it")
-    return State(*(p if p is None or p.ndim else p.expand(x.shape[1:]) for p in state))
-
-
-def _split(value: float | Tensor) -> tuple[Tensor | None, float]:
-    """A coefficient as the ops take it: a float32 tensor, or a number."""
-    if isinstance(value, float):
-        return None, value
-    return value.to(torch.float32).contiguous(), 0.0
+    s, h, penalty, state = run(x, call, backend)
+    return (s, state, *(part for part in (h, penalty) if part is not None))

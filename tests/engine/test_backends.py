@@ -257,16 +257,14 @@ def test_a_kernel_that_writes_nothing_shows(idle, monkeypatch, target):
 
 
 def test_backends_have_the_same_signatures():
-    # What the ops always pass. A backend may take more by keyword: a launch, or the parts of the
-    # general neuron, which it gets only where its OPS say so.
+    # What the ops always pass; Triton's may take a launch by keyword.
     modules = {load(target.backend) for target in TARGETS}
-    for name in ("neuron_forward", "neuron_backward", "why_unavailable"):
+    kernels = [f"{op}_{way}" for op in ("neuron", "iir") for way in ("forward", "backward")]
+    for name in (*kernels, "why_unavailable"):
         always = set()
         for module in modules:
             taken = inspect.signature(getattr(module, name)).parameters
             always.add(tuple(n for n, p in taken.items() if p.default is p.empty))
-            if name != "why_unavailable":
-                assert ("general" in taken) == ("general" in getattr(module, "OPS", ())), module
         assert len(always) == 1, (name, always)
 
 

@@ -14,6 +14,7 @@ import snnkernels
 from snnkernels import Rectangle, State, Triangle
 from snnkernels.backends import load
 from snnkernels.core import reference
+from snnkernels.core.call import Arriving, Call, Coefficient, Gradients
 from tests.tools import naive
 from tests.tools.cases import GENERAL_OPTIONS
 from tests.tools.compare import assert_parameter_grad_close, assert_same
@@ -313,21 +314,29 @@ def test_opcheck(kernel):
     to = {"device": kernel.device}
     x, v = torch.randn(20, 2, 3, **to), torch.randn(2, 3, **to)
     alpha, beta = torch.full((2, 1), 0.3, **to), torch.ones(2, 1, **to)
-    coefficient, rows = torch.tensor(0.9, **to), torch.randn(3, 2, 3, **to)
-    options = [0, 0, 0, 0, RESETS.index("trace"), 0, 0, 2, 16, 0, 0]
-    numbers = [0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0]
-    general = (coefficient, coefficient, alpha, beta, v, rows)
-    call = (x, v, None, coefficient, None, options, numbers, kernel.backend, *general)
-    torch.library.opcheck(ops.neuron_forward.default, call)
-    checkpoints = ops.neuron_forward(*call)[3]
-    options = [*options[:-1], 1 + 2 + 4 + sum(16 << k for k in range(6))]
-    torch.library.opcheck(
-        ops.neuron_backward.default,
-        (
-            *(x, v, None, coefficient, None, checkpoints, torch.randn_like(x), v, None),
-            *(options, numbers, kernel.backend, *general, v, rows),
-        ),
+    coefficient, rows = Coefficient(torch.tensor(0.9, **to)), torch.randn(3, 2, 3, **to)
+    call = Call(
+        decay=coefficient,
+        v_threshold=Coefficient(number=1.0),
+        gain=coefficient,
+        trace_decay=coefficient,
+        alpha=alpha,
+        beta=beta,
+        state=State(v, None, rows, v),
+        reset=RESETS.index("trace"),
+        refractory=2,
+        checkpoint_every=16,
+        surrogate_p=1.0,
+        surrogate_q=1.0,
     )
+    tensors, *rest = call.flatten()
+    forward = (x, *tensors, *rest, kernel.backend)
+    torch.library.opcheck(ops.neuron_forward.default, forward)
+    checkpoints = ops.neuron_forward(*forward)[2]
+    arriving = Arriving(s=torch.randn_like(x), v=v, synapse=rows, trace=v)
+    wanted = [name != "v_threshold" for name in Gradients._fields]
+    backward = (x, *tensors, checkpoints, *arriving, *rest, kernel.backend, wanted)
+    torch.library.opcheck(ops.neuron_backward.default, backward)
 
 
 def test_errors_name_the_argument():

@@ -12,64 +12,67 @@ from torch.utils.checkpoint import checkpoint
 import snnkernels
 from snnkernels import State, lif
 from snnkernels.backends import load
-from snnkernels.core.call import WANT_DECAY, WANT_THRESHOLD, WANT_V, WANT_X, Numbers, Options
+from snnkernels.core.call import TENSORS, Arriving, Call, Coefficient, Gradients
 from tests.tools.cases import NEURONS, SHAPES, SURROGATES, Neuron, Shape, make_inputs
 from tests.tools.compare import assert_same, run
 
 SMALL = Shape((5, 2, 3, 4))
-EVERYTHING = WANT_X + WANT_V + WANT_DECAY + WANT_THRESHOLD
 
 
 # --- registration ---------------------------------------------------------------------------------
 
 OPS = {
-    "plain": (Options(), "three_dims"),
-    "kept": (Options(checkpoint_every=4), "channels_last"),
-    "soft": (Options(reset=1, refractory=2, checkpoint_every=4, record_h=1), "three_dims"),
-    "transposed": (Options(reset=2, detach_reset=1, checkpoint_every=16), "batch_first"),
-    "no_steps": (Options(checkpoint_every=16, record_h=1), "no_steps"),
-    "expanded": (Options(surrogate=3, checkpoint_every=2), "same_at_all_steps"),
+    "plain": (Call(), "three_dims"),
+    "kept": (Call(checkpoint_every=4), "channels_last"),
+    "soft": (Call(reset=1, refractory=2, checkpoint_every=4, record_h=1), "three_dims"),
+    "transposed": (Call(reset=2, detach_reset=1, checkpoint_every=16), "batch_first"),
+    "no_steps": (Call(checkpoint_every=16, record_h=1), "no_steps"),
+    "expanded": (Call(surrogate=3, checkpoint_every=2), "same_at_all_steps"),
 }
+EVERYTHING = ("x", "v", "decay", "v_threshold")
+
+
+def make_call(name: str) -> tuple[torch.Tensor, Call]:
+    call, shape = OPS[name]
+    x = make_inputs(SHAPES[shape], Neuron()).x
+    v = torch.randn(x.shape[1:])
+    wait = torch.zeros_like(v) if call.refractory else None
+    return x, call._replace(
+        decay=Coefficient(torch.tensor(0.9)),
+        v_threshold=Coefficient(1 + torch.rand(x.shape[2])),
+        state=State(v, wait),
+        surrogate_p=1.0,
+        surrogate_q=1.0,
+    )
 
 
 @pytest.mark.parametrize("name", OPS)
 def test_opcheck_forward(name):
-    options, shape = OPS[name]
-    x = make_inputs(SHAPES[shape], Neuron()).x
-    v = torch.randn(x.shape[1:])
-    wait = torch.zeros_like(v) if options.refractory else None
-    arguments = (x, v, wait, torch.tensor(0.9), None, [*options], [*Numbers(0.9, 1.0)], "cpp")
-    torch.library.opcheck(torch.ops.snnkernels.neuron_forward, arguments)
+    x, call = make_call(name)
+    tensors, *rest = call.flatten()
+    torch.library.opcheck(torch.ops.snnkernels.neuron_forward, (x, *tensors, *rest, "cpp"))
 
 
-@pytest.mark.parametrize("wanted", (EVERYTHING, WANT_X, WANT_DECAY))
+@pytest.mark.parametrize("wanted", (EVERYTHING, ("x",), ("decay",)))
 @pytest.mark.parametrize("name", [name for name in OPS if name != "plain"])
 def test_opcheck_backward(name, wanted):
-    options, shape = OPS[name]
-    x = make_inputs(SHAPES[shape], Neuron()).x
-    v = torch.randn(x.shape[1:])
-    wait = torch.zeros_like(v) if options.refractory else None
-    coefficients = torch.tensor(0.9), 1 + torch.rand(x.shape[2])
-    numbers = [*Numbers(surrogate_p=1.0, surrogate_q=1.0)]
-    forward = (x, v, wait, *coefficients, [*options], numbers, "cpp")
-    checkpoints = torch.ops.snnkernels.neuron_forward(*forward)[3]
-    dh = torch.randn(x.shape) if options.record_h else None
-    arriving = (torch.randn(x.shape), torch.randn(v.shape), dh)
-    backward = (
-        *(x, v, wait, *coefficients, checkpoints, *arriving),
-        [*options._replace(wanted=wanted)],
-        numbers,
-        "cpp",
-    )
-    torch.library.opcheck(torch.ops.snnkernels.neuron_backward, backward)
+    x, call = make_call(name)
+    tensors, *rest = call.flatten()
+    checkpoints = torch.ops.snnkernels.neuron_forward(x, *tensors, *rest, "cpp")[2]
+    dh = torch.randn(x.shape) if call.record_h else None
+    arriving = Arriving(torch.randn(x.shape), dh, torch.randn(x.shape[1:]))
+    wanted = [name in wanted for name in Gradients._fields]
+    arguments = (x, *tensors, checkpoints, *arriving, *rest, "cpp", wanted)
+    torch.library.opcheck(torch.ops.snnkernels.neuron_backward, arguments)
 
 
-def test_the_core_and_the_op_agree_on_the_options():
-    from snnkernels import _core
-
-    names = Options._fields[: len(_core.OPTIONS)]
-    assert tuple(_core.OPTIONS) == names
-    assert set(Options._fields) - set(names) == {"record_h", "wanted", "regularise"}
+def test_a_call_survives_the_border():
+    x, call = make_call("soft")
+    again = Call.of(*call.flatten())
+    assert len(call.flatten()[0]) == len(TENSORS)
+    for field, a, b in zip(Call._fields, again, call, strict=True):
+        same = a.tensor is b.tensor if isinstance(a, Coefficient) else a is b or a == b
+        assert same, field
 
 
 # --- torch.compile, autocast, checkpointing -------------------------------------------------------
@@ -189,11 +192,11 @@ def test_without_gradients_nothing_is_kept(backend, monkeypatch):
         monkeypatch.setattr(
             load("cpp"),
             "neuron_forward",
-            lambda layout, options, *_, **k: asked.append((options, k)),
+            lambda layout, call, x, outputs: asked.append((call, outputs)),
         )
         lif(inputs.x, inputs.state, backend=backend)
-        [(options, buffers)] = asked
-        assert options.checkpoint_every == 0 and buffers["checkpoints"].numel() == 0
+        [(call, outputs)] = asked
+        assert call.checkpoint_every == 0 and outputs.checkpoints.numel() == 0
 
 
 def _forbidden(*_):

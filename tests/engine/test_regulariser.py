@@ -10,7 +10,7 @@ import torch
 import snnkernels
 from snnkernels import LIF, Triangle
 from snnkernels.backends import choose, load
-from snnkernels.core.call import Numbers, Options
+from snnkernels.core.call import Arriving, Call, Coefficient, Gradients
 from snnkernels.nn import losses
 from tests.engine.test_general import PARTS, RESETS, make, run
 from tests.tools.compare import EPS, assert_same
@@ -106,15 +106,20 @@ def test_absent_or_unused_it_changes_no_bit(kernel):
         assert_same(a, b)
 
 
+def make_call(**options) -> Call:
+    decay, threshold = Coefficient(number=0.5), Coefficient(number=1.0)
+    return Call(decay=decay, v_threshold=threshold, **options)
+
+
 def test_no_potential_is_stored(kernel):
     """One more row for each neuron, whatever T, and nothing more is kept for the backward pass."""
     x = torch.randn(64, 3, 50, device=kernel.device, requires_grad=True)
     every = load(kernel.backend).CHECKPOINT_EVERY
     outputs, kept = [], []
     for regularise in (0, 1):
-        options = [*Options(checkpoint_every=every, regularise=regularise)]
-        call = (x.detach(), None, None, None, None, options, [*Numbers(0.5, 1.0)], kernel.backend)
-        made = torch.ops.snnkernels.neuron_forward(*call)
+        call = make_call(checkpoint_every=every, regularise=regularise)
+        tensors, *rest = call.flatten()
+        made = torch.ops.snnkernels.neuron_forward(x.detach(), *tensors, *rest, kernel.backend)
         outputs.append(sum(t.numel() * t.element_size() for t in made))
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(
@@ -130,17 +135,14 @@ def test_no_potential_is_stored(kernel):
 def test_opcheck(kernel):
     ops = torch.ops.snnkernels
     x = torch.randn(20, 2, 3, device=kernel.device)
-    options = [*Options(checkpoint_every=16, regularise=1)]
-    numbers = [*Numbers(0.5, 1.0, tolerance=0.3)]
-    call = (x, None, None, None, None, options, numbers, kernel.backend)
-    torch.library.opcheck(ops.neuron_forward.default, call)
-    checkpoints = ops.neuron_forward(*call)[3]
-    options = [*Options(checkpoint_every=16, wanted=1, regularise=1)]
-    general = (*[None] * 8, torch.ones((), device=kernel.device))
-    torch.library.opcheck(
-        ops.neuron_backward.default,
-        (*call[:5], checkpoints, None, None, None, options, numbers, kernel.backend, *general),
-    )
+    tensors, *rest = make_call(checkpoint_every=16, regularise=1, tolerance=0.3).flatten()
+    forward = (x, *tensors, *rest, kernel.backend)
+    torch.library.opcheck(ops.neuron_forward.default, forward)
+    checkpoints = ops.neuron_forward(*forward)[2]
+    arriving = Arriving(penalty=torch.ones((), device=kernel.device))
+    wanted = [name == "x" for name in Gradients._fields]
+    backward = (x, *tensors, checkpoints, *arriving, *rest, kernel.backend, wanted)
+    torch.library.opcheck(ops.neuron_backward.default, backward)
 
 
 def test_layers_keep_their_penalty():

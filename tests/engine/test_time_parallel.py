@@ -107,7 +107,21 @@ def test_opcheck(kernel):
     call = (x, state, alpha, beta, 16, 2, kernel.backend)
     torch.library.opcheck(ops.iir_forward.default, call)
     checkpoints = ops.iir_forward(*call)[2]
-    backward = (df, state, alpha, beta, x, state, checkpoints, x.stride(), 16, 7, 2, kernel.backend)
+    wanted = [True] * 4
+    backward = (
+        df,
+        state,
+        alpha,
+        beta,
+        x,
+        state,
+        checkpoints,
+        x.stride(),
+        16,
+        wanted,
+        2,
+        kernel.backend,
+    )
     torch.library.opcheck(ops.iir_backward.default, backward)
 
 

@@ -110,10 +110,10 @@ def test_a_case_measures_launches_and_refuses_wrong_ones(monkeypatch):
     assert case.problem(row) is None
     run = _tuning.kernels.neuron_forward
 
-    def forward(*arguments, launch, **keywords):
-        run(*arguments, launch=launch, **keywords)
+    def forward(layout, call, x, outputs, *, launch):
+        run(layout, call, x, outputs, launch=launch)
         if launch.block == 128:
-            keywords["s"][-1, 5] = 1 - keywords["s"][-1, 5]
+            outputs.s[-1, 5] = 1 - outputs.s[-1, 5]
         if launch.warps == 2:
             raise _tuning.OutOfResources(9, 8, "registers")
 
@@ -144,13 +144,13 @@ def test_another_backend_is_compared(cuda_ms, wins):
     kernels, calls = _tuning.kernels, []
 
     class Other:
-        def neuron_forward(*arguments, **buffers):
+        def neuron_forward(*arguments):
             calls.append("forward")
-            kernels.neuron_forward(*arguments, **buffers)
+            kernels.neuron_forward(*arguments)
 
-        def neuron_backward(*arguments, **buffers):
+        def neuron_backward(*arguments):
             calls.append("backward")
-            kernels.neuron_backward(*arguments, **buffers)
+            kernels.neuron_backward(*arguments)
 
     seconds = iter((1e-3, 1e-3 * cuda_ms) * 3)
     got = case.faster(row, "cuda", Other, lambda run: lambda: next(seconds), rounds=3)
@@ -159,9 +159,9 @@ def test_another_backend_is_compared(cuda_ms, wins):
     assert f'"auto" takes {wins}' in tune.comparison(got)
 
     class Wrong(Other):
-        def neuron_backward(*arguments, **buffers):
-            kernels.neuron_backward(*arguments, **buffers)
-            buffers["dx"][3, 3] += 1
+        def neuron_backward(*arguments):
+            kernels.neuron_backward(*arguments)
+            arguments[-1].x[3, 3] += 1
 
     got = case.faster(row, "cuda", Wrong, None, rounds=3)  # nothing is timed
     assert got.name == "triton" and "dx does not equal" in tune.comparison(got)

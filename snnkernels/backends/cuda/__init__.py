@@ -8,23 +8,20 @@ stream, so calls can be captured in CUDA graphs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from snnkernels.backends.contract import Sums
 from snnkernels.backends.cuda import launch as cuda_launch
-from snnkernels.backends.cuda.launch import (
-    CHECKPOINT_EVERY,
-    MAX_ORDER,
-    pack_call,
-    rows_of,
-    shape_of,
-)
-from snnkernels.core.call import General, Numbers, Options, is_general
+from snnkernels.backends.cuda.launch import CHECKPOINT_EVERY, MAX_ORDER, Launch, Shape
+from snnkernels.core.call import Arriving, Call, Gradients, Outputs
+from snnkernels.core.strides import Layout, Rows
 
 __all__ = [
     "CHECKPOINT_EVERY",
@@ -40,7 +37,6 @@ __all__ = [
 OPS = ("neuron", "general", "regulariser", "iir")
 
 _OLDEST = (8, 0)  # compute capability: cp.async
-_PLAIN = General()
 
 
 class Target(NamedTuple):
@@ -122,221 +118,114 @@ def _multiprocessors(index: int) -> int:
     return torch.cuda.get_device_properties(index).multi_processor_count
 
 
-def neuron_forward(
-    layout,
-    options,
-    numbers,
-    x,
-    v,
-    refractory,
-    decay,
-    v_threshold,
-    *,
-    s,
-    state_out,
-    h,
-    checkpoints,
-    general=_PLAIN,
-) -> None:
-    """Fill s, state_out, h and checkpoints; see ``csrc/snncore.h: NeuronForward``."""
-    target = _target(x)
-    in_x, out = layout.inputs[0], layout.out
-    sequences = [(x, in_x), (s, out)] + ([] if h is None else [(h, out)])
-    shape = shape_of(
-        layout,
-        x.dtype,
-        sequences,
-        [v, refractory, state_out, checkpoints, *general[4:8]],
-        _level(options, numbers, general, h, decay, v_threshold),
-        target.multiprocessors,
-    )
-    kernel = cuda_launch.forward(shape, options.reset)
-    arguments = pack_call(
-        layout,
-        options,
-        numbers,
-        decay,
-        v_threshold,
-        general,
-        x=rows_of(x, in_x),
-        s=rows_of(s, out),
-        h=rows_of(h, out),
-        v0=v,
-        wait0=refractory,
-        state=state_out,
-        checkpoints=checkpoints,
-    )
-    with target.guard:
-        target.launch(*kernel, arguments, target.stream)
+def neuron_forward(layout: Layout, call: Call, x: Tensor, outputs: Outputs) -> None:
+    """Fill the outputs; see ``csrc/snncore.h: NeuronForward``."""
+    level = _level(call, outputs.h is not None)
+    kernel = partial(cuda_launch.forward, reset=call.reset)
+    _forward(kernel, level, layout, call, x, outputs)
+
+
+def iir_forward(layout: Layout, call: Call, x: Tensor, outputs: Outputs) -> None:
+    """Fill the outputs; see ``csrc/snncore.h: IirForward``."""
+    kernel = partial(cuda_launch.iir_forward, order=max(call.P, call.Q))
+    _forward(kernel, "general", layout, call, x, outputs)
 
 
 def neuron_backward(
-    layout,
-    options,
-    numbers,
-    x,
-    v,
-    refractory,
-    decay,
-    v_threshold,
-    checkpoints,
-    ds,
-    dv,
-    dh,
-    *,
-    dx,
-    dv0,
-    ddecay,
-    dv_threshold,
-    general=_PLAIN,
-    general_out=(None,) * 6,
+    layout: Layout,
+    call: Call,
+    x: Tensor,
+    checkpoints: Tensor,
+    arriving: Arriving,
+    gradients: Gradients,
 ) -> None:
-    """Fill the gradients that are not None; see ``csrc/snncore.h: NeuronBackward``."""
-    target = _target(x)
-    in_x, in_ds, in_dh = layout.inputs
-    dgain, dtrace_decay, dalpha, dbeta, dtrace0, dsynapse0 = general_out
-    wanted = (ddecay, dv_threshold, dgain, dtrace_decay)
-    sums = [None if g is None else torch.empty(layout.neurons, device=x.device) for g in wanted]
-    filter_sums = None
-    if dalpha is not None or dbeta is not None:
-        filter_sums = torch.empty(general.synapse_rows + 1, layout.neurons, device=x.device)
-    level = _level(options, numbers, general, dh, decay, v_threshold)
-    if level == "plain" and any(g is not None for g in wanted):
-        level = "rare"
-    sequences = [(x, in_x), (ds, in_ds), (dx, layout.out)] + ([] if dh is None else [(dh, in_dh)])
-    states = [v, refractory, dv, dv0, checkpoints, *general[4:8], dtrace0, dsynapse0]
-    shape = shape_of(layout, x.dtype, sequences, states, level, target.multiprocessors)
-    kernel = cuda_launch.backward(shape, options.reset, bool(options.detach_reset))
-    arguments = pack_call(
-        layout,
-        options,
-        numbers,
-        decay,
-        v_threshold,
-        general,
-        x=rows_of(x, in_x),
-        ds=rows_of(ds, in_ds),
-        dh=rows_of(dh, in_dh),
-        dx=rows_of(dx, layout.out),
-        v0=v,
-        wait0=refractory,
-        dv=dv,
-        checkpoints=checkpoints,
-        dv0=dv0,
-        ddecay=sums[0],
-        dtheta=sums[1],
-        dtrace0=dtrace0,
-        dsynapse0=dsynapse0,
-        dgain=sums[2],
-        dtrace_decay=sums[3],
-        dcoefficients=filter_sums,
-    )
-    with target.guard:
-        target.launch(*kernel, arguments, target.stream)
-        for gradient, per_neuron in zip(wanted, sums, strict=True):
-            if gradient is not None:
-                _reduce(target, layout, per_neuron, gradient)
-        _reduce_filter(target, layout, filter_sums, dalpha, dbeta)
-
-
-def iir_forward(
-    layout, x, state, alpha, beta, *, f, state_out, checkpoint_every, checkpoints
-) -> None:
-    """Fill f, state_out and checkpoints; see ``csrc/snncore.h: IirForward``."""
-    target = _target(x)
-    in_x, out = layout.inputs[0], layout.out
-    sequences, states = [(x, in_x), (f, out)], [state, state_out, checkpoints]
-    shape = shape_of(layout, x.dtype, sequences, states, "general", target.multiprocessors)
-    kernel = cuda_launch.iir_forward(shape, _order(alpha, beta))
-    arguments = pack_call(
-        layout,
-        Options(checkpoint_every=checkpoint_every),
-        Numbers(),
-        None,
-        None,
-        General(alpha=alpha, beta=beta, synapse=state),
-        x=rows_of(x, in_x),
-        s=rows_of(f, out),
-        state=state_out,
-        checkpoints=checkpoints,
-    )
-    with target.guard:
-        target.launch(*kernel, arguments, target.stream)
+    """Fill the gradients that are wanted; see ``csrc/snncore.h: NeuronBackward``."""
+    sums = Sums(layout, call, gradients, x.device)
+    level = _level(call, arriving.h is not None or sums.wanted)
+    kernel = partial(cuda_launch.backward, reset=call.reset, detach=bool(call.detach_reset))
+    _backward(kernel, level, layout, call, x, checkpoints, arriving, gradients, sums)
 
 
 def iir_backward(
-    layout,
-    df,
-    dstate,
-    alpha,
-    beta,
-    x,
-    state,
-    checkpoint_every,
-    checkpoints,
-    *,
-    dx,
-    dstate0,
-    dalpha,
-    dbeta,
+    layout: Layout,
+    call: Call,
+    x: Tensor | None,
+    checkpoints: Tensor | None,
+    arriving: Arriving,
+    gradients: Gradients,
 ) -> None:
-    """Fill the gradients that are not None; see ``csrc/snncore.h: IirBackward``."""
-    target = _target(df)
-    (in_df, in_x), out = layout.inputs, layout.out
-    sums = None
-    if dalpha is not None:
-        sums = torch.empty(len(alpha) + len(beta), layout.neurons, device=df.device)
-    sequences, states = [(df, in_df), (dx, out)], [dstate, dstate0, state, checkpoints]
-    shape = shape_of(layout, df.dtype, sequences, states, "general", target.multiprocessors)
-    kernel = cuda_launch.iir_backward(shape, _order(alpha, beta), sums is not None)
-    arguments = pack_call(
-        layout,
-        Options(checkpoint_every=checkpoint_every),
-        Numbers(),
-        None,
-        None,
-        General(alpha=alpha, beta=beta, synapse=state, dsynapse=dstate),
-        x=rows_of(x, in_x),
-        ds=rows_of(df, in_df),
-        dx=rows_of(dx, out),
-        checkpoints=checkpoints,
-        dsynapse0=dstate0,
-        dcoefficients=sums,
-    )
-    with target.guard:
-        target.launch(*kernel, arguments, target.stream)
-        _reduce_filter(target, layout, sums, dalpha, dbeta)
+    """Fill the gradients that are wanted; see ``csrc/snncore.h: IirBackward``."""
+    sums = Sums(layout, call, gradients, arriving.s.device)
+    learn = sums.filter is not None
+    kernel = partial(cuda_launch.iir_backward, order=max(call.P, call.Q), learn=learn)
+    _backward(kernel, "general", layout, call, x, checkpoints, arriving, gradients, sums)
 
 
-def _order(alpha: Tensor, beta: Tensor) -> int:
-    return max(len(alpha), len(beta) - 1)
+def _level(call: Call, more: bool) -> str:
+    """Which options a kernel must have; see ``csrc/cuda/rows.cuh: Level``.
 
-
-def _level(options, numbers, general: General, recorded: Tensor | None, *coefficients) -> str:
-    """Which options a kernel must have; see ``csrc/cuda/rows.cuh: Level``."""
-    if is_general(options, numbers, general):
+    Args:
+        call: the call.
+        more: it records h, gets a gradient on it, or adds up gradients of coefficients.
+    """
+    if call.is_general:
         return "general"
-    per_channel = any(c is not None and c.numel() > 1 for c in coefficients)
-    return "rare" if options.refractory or recorded is not None or per_channel else "plain"
+    per_channel = call.decay.count > 1 or call.v_threshold.count > 1
+    return "rare" if more or call.refractory or per_channel else "plain"
 
 
-def _reduce(target: Target, layout, per_neuron: Tensor, gradient: Tensor) -> None:
+def _forward(kernel: Callable[[Shape], Launch], level, layout, call, x, outputs) -> None:
+    target = _target(x)
+    sequences = [(x, layout.inputs[0]), (outputs.s, layout.out)]
+    if outputs.h is not None:
+        sequences.append((outputs.h, layout.out))
+    states = [*call.state, *outputs[2:]]
+    shape = cuda_launch.shape_of(layout, x.dtype, sequences, states, level, target.multiprocessors)
+    arguments = cuda_launch.pack_call(layout, call, x, outputs=outputs)
+    with target.guard:
+        target.launch(*kernel(shape), arguments, target.stream)
+
+
+def _backward(
+    kernel: Callable[[Shape], Launch],
+    level,
+    layout,
+    call,
+    x,
+    checkpoints,
+    arriving,
+    gradients,
+    sums,
+) -> None:
+    like = arriving.s if x is None else x
+    target = _target(like)
+    on_x, on_s, on_h = layout.inputs
+    sequences: list[tuple[Tensor | None, Rows | None]] = [(gradients.x, layout.out)]
+    # What a call does without altogether needs no kernel that asks for it.
+    sequences += [(t, rows) for t, rows in ((x, on_x), (arriving.h, on_h)) if t is not None]
+    sequences.append((arriving.s, on_s))
+    starts = (arriving.v, arriving.synapse, arriving.trace)
+    ends = (gradients.v, gradients.synapse, gradients.trace)
+    shape = cuda_launch.shape_of(
+        layout,
+        like.dtype,
+        sequences,
+        [*call.state, checkpoints, *starts, *ends],
+        level,
+        target.multiprocessors,
+    )
+    arguments = cuda_launch.pack_call(layout, call, x, None, checkpoints, arriving, gradients, sums)
+    with target.guard:
+        target.launch(*kernel(shape), arguments, target.stream)
+        sums.reduce(partial(_reduce, target, layout))
+
+
+def _reduce(target: Target, layout: Layout, per_neuron: Tensor, gradient: Tensor) -> None:
+    """Sum `[M]` into one value, or into one per channel."""
     channels = gradient.numel()
     inner = layout.channel_inner if channels > 1 else layout.neurons
     each, all_parts, parts = cuda_launch.reduction(layout.neurons, channels)
-    partial = torch.empty(channels * parts, dtype=torch.float64, device=per_neuron.device)
-    arguments = cuda_launch.pack_reduction(per_neuron, partial, gradient, inner, parts)
+    partial_sums = torch.empty(channels * parts, dtype=torch.float64, device=per_neuron.device)
+    arguments = cuda_launch.pack_reduction(per_neuron, partial_sums, gradient, inner, parts)
     target.launch(*each, arguments, target.stream)
     target.launch(*all_parts, arguments, target.stream)
-
-
-def _reduce_filter(target: Target, layout, sums: Tensor | None, dalpha, dbeta) -> None:
-    """Sums `[P + Q + 1, M]` into the gradients of a filter's coefficients that are wanted."""
-    if sums is None:
-        return
-    if dalpha is not None:
-        for out, per_neuron in zip(dalpha, sums, strict=False):
-            _reduce(target, layout, per_neuron, out)
-    if dbeta is not None:
-        for out, per_neuron in zip(dbeta, sums[-dbeta.shape[0] :], strict=True):
-            _reduce(target, layout, per_neuron, out)

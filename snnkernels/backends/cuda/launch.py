@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from snnkernels.core.call import General
+from snnkernels.backends.contract import Sums
+from snnkernels.core.call import Arriving, Call, Gradients, Outputs
 from snnkernels.core.strides import Layout, Rows
 
 CHECKPOINT_EVERY = 16  # steps; most backward kernels hold as many in their registers
@@ -31,8 +32,9 @@ FILTER_CHUNK = 8
 IO = {torch.float32: "float", torch.bfloat16: "snn::cuda::bf16", torch.float16: "snn::cuda::f16"}
 _RESETS = ("snn::Reset::hard", "snn::Reset::soft", "snn::Reset::none", "snn::Reset::trace")
 _ABSENT = (0, 0, 0, 0)
-_CALL = struct.Struct("<40q4i6f17q4f4i")
+_CALL = struct.Struct("<44q4i6f17q4f4i")
 _REDUCTION = struct.Struct("<7q")
+_NOTHING_ARRIVES, _NONE_WANTED = Arriving(), Gradients()
 
 
 class Launch(NamedTuple):
@@ -201,75 +203,63 @@ def shape_of(
 
 def pack_call(
     layout: Layout,
-    options,
-    numbers,
-    decay: Tensor | None,
-    v_threshold: Tensor | None,
-    general: General,
-    *,
-    x=_ABSENT,
-    s=_ABSENT,
-    h=_ABSENT,
-    ds=_ABSENT,
-    dh=_ABSENT,
-    dx=_ABSENT,
-    v0: Tensor | None = None,
-    wait0: Tensor | None = None,
-    dv: Tensor | None = None,
-    state: Tensor | None = None,
+    call: Call,
+    x: Tensor | None,
+    outputs: Outputs | None = None,
     checkpoints: Tensor | None = None,
-    dv0: Tensor | None = None,
-    ddecay: Tensor | None = None,
-    dtheta: Tensor | None = None,
-    dtrace0: Tensor | None = None,
-    dsynapse0: Tensor | None = None,
-    dgain: Tensor | None = None,
-    dtrace_decay: Tensor | None = None,
-    dcoefficients: Tensor | None = None,
+    arriving: Arriving = _NOTHING_ARRIVES,
+    gradients: Gradients = _NONE_WANTED,
+    sums: Sums | None = None,
 ) -> bytes:
     """The arguments of a kernel that walks over time: ``csrc/cuda/rows.cuh: Call``, in order."""
-    buffers = (v0, wait0, dv, state, checkpoints, dv0, ddecay, dtheta, decay, v_threshold)
-    starts = (general.trace, general.synapse, general.dtrace, general.dsynapse)
-    more = (*starts, dtrace0, dsynapse0, dgain, dtrace_decay, dcoefficients, general.dpenalty)
+    on_x, on_s, on_h = (*layout.inputs, None, None)[:3]
+    s, h, kept, *ends, penalty = outputs or (None,) * len(Outputs._fields)
+    per_neuron = (sums.decay, sums.v_threshold) if sums else (None, None)
+    more = (sums.gain, sums.trace_decay, sums.filter) if sums else (None, None, None)
+    state = call.state
+    buffers = (state.v, state.refractory, arriving.v, *ends, penalty)
+    buffers += (checkpoints if outputs is None else kept, gradients.v, *per_neuron)
+    general = (state.trace, state.synapse, arriving.trace, arriving.synapse)
+    general += (gradients.trace, gradients.synapse, *more, arriving.penalty)
+    coefficients = (call.decay, call.v_threshold)
+    general_coefficients = (call.gain, call.trace_decay)
     return _CALL.pack(
-        *x,
-        *s,
-        *h,
-        *ds,
-        *dh,
-        *dx,
+        *rows_of(x, on_x),
+        *rows_of(s, layout.out),
+        *rows_of(h, layout.out),
+        *rows_of(arriving.s, on_s),
+        *rows_of(arriving.h, on_h),
+        *rows_of(gradients.x, layout.out),
         *map(_address, buffers),
-        _values(decay),
-        _values(v_threshold),
+        *(_address(c.tensor) for c in coefficients),
+        *(c.count for c in coefficients),
         layout.outer,
         layout.inner,
         layout.channels,
         layout.channel_inner,
-        options.surrogate,
-        options.detach_reset,
+        call.surrogate,
+        call.detach_reset,
         layout.steps,
-        options.checkpoint_every,
-        *numbers[:3],
-        float(options.refractory),
-        *numbers[3:5],
-        _address(general.gain),
-        _address(general.trace_decay),
-        _values(general.gain),
-        _values(general.trace_decay),
-        _address(general.alpha),
-        _address(general.beta),
-        1 if general.beta is None else general.beta.shape[1],
-        *map(_address, more),
-        *numbers[5:],
-        general.outputs,
-        general.synapse_rows - general.outputs,
-        options.regularise,
+        call.checkpoint_every,
+        *(c.number for c in coefficients),
+        call.v_reset,
+        float(call.refractory),
+        call.surrogate_p,
+        call.surrogate_q,
+        *(_address(c.tensor) for c in general_coefficients),
+        *(c.count for c in general_coefficients),
+        _address(call.alpha),
+        _address(call.beta),
+        1 if call.beta is None else call.beta.shape[1],
+        *map(_address, general),
+        *(c.number for c in general_coefficients),
+        call.tolerance,
+        call.shift,
+        call.P,
+        call.Q,
+        call.regularise,
         0,
     )
-
-
-def _values(coefficient: Tensor | None) -> int:
-    return 1 if coefficient is None else coefficient.numel()
 
 
 def rows_of(tensor: Tensor | None, rows: Rows | None) -> tuple[int, ...]:

@@ -9,25 +9,28 @@ norm through time, which has no time loop, by itself.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import triton
+from torch import Tensor
 
+from snnkernels.backends.contract import Sums
 from snnkernels.backends.triton.bntt import bntt_backward, bntt_forward, takes_bntt
 from snnkernels.backends.triton.equations import INTERPRETED
 from snnkernels.backends.triton.iir import MAX_ORDER, iir_backward, iir_forward
 from snnkernels.backends.triton.launch import (
     NVIDIA,
-    empty_sums,
     per_channel,
     reduce_channels,
-    reduce_filter,
     run,
     table_row,
 )
 from snnkernels.backends.triton.launch_table import CHECKPOINT_EVERY, Launch, rows_held
 from snnkernels.backends.triton.neuron_bwd import neuron_bwd_kernel
 from snnkernels.backends.triton.neuron_fwd import neuron_fwd_kernel
-from snnkernels.core.call import RESETS, General
+from snnkernels.core.call import Arriving, Call, Gradients, Outputs
+from snnkernels.core.strides import Layout
 
 __all__ = [
     "CHECKPOINT_EVERY",
@@ -46,7 +49,6 @@ __all__ = [
 OPS = ("neuron", "general", "regulariser", "iir", "bntt")
 
 _OLDEST = (3, 6)  # Triton
-_PLAIN = General()
 
 
 def why_unavailable(device_type: str) -> str | None:
@@ -71,72 +73,56 @@ def why_unavailable(device_type: str) -> str | None:
     return None if best >= (8, 0) else f"it needs compute capability 8.0 or newer, found {best}"
 
 
-def _shared(options, numbers, v, refractory, decay, v_threshold, general) -> tuple[dict, dict]:
+def _shared(call: Call) -> tuple[dict, dict]:
     """Pointers and arguments that both kernels have."""
     tensors = {
-        "v0": v,
-        "wait0": refractory,
-        "trace0": general.trace,
-        "synapse0": general.synapse,
-        "decay": decay,
-        "v_threshold": v_threshold,
-        "gain": general.gain,
-        "trace_decay": general.trace_decay,
-        "alpha": general.alpha,
-        "beta": general.beta,
+        "v0": call.state.v,
+        "wait0": call.state.refractory,
+        "trace0": call.state.trace,
+        "synapse0": call.state.synapse,
+        "decay": call.decay.tensor,
+        "v_threshold": call.v_threshold.tensor,
+        "gain": call.gain.tensor,
+        "trace_decay": call.trace_decay.tensor,
+        "alpha": call.alpha,
+        "beta": call.beta,
     }
     arguments = {
-        "decay_number": numbers.decay,
-        "threshold_number": numbers.v_threshold,
-        "gain_number": numbers.gain,
-        "trace_number": numbers.trace_decay,
-        "v_reset": numbers.v_reset,
-        "period": float(options.refractory),
-        "tolerance": numbers.tolerance,
-        "shift": numbers.shift,
-        "CHARGE": options.charge,
-        "COMPARE": options.compare,
-        "SPIKES": options.spikes,
-        "WHEN": options.when,
-        "RESET": options.reset,
-        "REFRACTORY": options.refractory > 0,
-        "GAIN": general.gain is not None or numbers.gain != 1.0,
-        "P": general.outputs,
-        "Q": general.synapse_rows - general.outputs,
-        "DECAY_PER_CHANNEL": per_channel(decay),
-        "THRESHOLD_PER_CHANNEL": per_channel(v_threshold),
-        "GAIN_PER_CHANNEL": per_channel(general.gain),
-        "TRACE_PER_CHANNEL": per_channel(general.trace_decay),
-        "FILTER_PER_CHANNEL": per_channel(general.beta),
-        "K": options.checkpoint_every,
+        "decay_number": call.decay.number,
+        "threshold_number": call.v_threshold.number,
+        "gain_number": call.gain.number,
+        "trace_number": call.trace_decay.number,
+        "v_reset": call.v_reset,
+        "period": float(call.refractory),
+        "tolerance": call.tolerance,
+        "shift": call.shift,
+        "CHARGE": 0,
+        "COMPARE": 0,
+        "SPIKES": 0,
+        "WHEN": 0,
+        "RESET": call.reset,
+        "REFRACTORY": call.refractory > 0,
+        "GAIN": call.has_gain,
+        "P": call.P,
+        "Q": call.Q,
+        "DECAY_PER_CHANNEL": call.decay.count > 1,
+        "THRESHOLD_PER_CHANNEL": call.v_threshold.count > 1,
+        "GAIN_PER_CHANNEL": call.gain.count > 1,
+        "TRACE_PER_CHANNEL": call.trace_decay.count > 1,
+        "FILTER_PER_CHANNEL": per_channel(call.beta),
+        "K": call.checkpoint_every,
     }
     return tensors, arguments
 
 
 def neuron_forward(
-    layout,
-    options,
-    numbers,
-    x,
-    v,
-    refractory,
-    decay,
-    v_threshold,
-    *,
-    s,
-    state_out,
-    h,
-    checkpoints,
-    general=_PLAIN,
-    launch: Launch | None = None,
+    layout: Layout, call: Call, x: Tensor, outputs: Outputs, *, launch: Launch | None = None
 ) -> None:
-    """Fill s, state_out, h and checkpoints; see ``csrc/snncore.h: NeuronForward``.
+    """Fill the outputs; see ``csrc/snncore.h: NeuronForward``.
 
-    ``launch`` is for measurements. Default: what `launches` or `stored` says.
+    ``launch`` is for measurements. Default: what `launch_tuned` or `launch_table` says.
     """
-    tensors, arguments = _shared(options, numbers, v, refractory, decay, v_threshold, general)
-    rows = options.state_rows
-    traced = options.reset == RESETS.index("trace")
+    tensors, arguments = _shared(call)
     run(
         neuron_fwd_kernel,
         layout,
@@ -145,62 +131,38 @@ def neuron_forward(
         tensors
         | {
             "x": x,
-            "s": s,
-            "h": h,
-            "v_out": state_out[0],
-            "wait_out": state_out[1] if options.refractory else None,
-            "trace_out": state_out[rows - 1] if traced else None,
-            "synapse_out": None if general.beta is None else state_out[rows:],
-            "penalty_out": state_out[-1] if options.regularise else None,
-            "checkpoints": checkpoints,
+            "s": outputs.s,
+            "h": outputs.h,
+            "v_out": outputs.v,
+            "wait_out": outputs.refractory,
+            "trace_out": outputs.trace,
+            "synapse_out": outputs.synapse,
+            "penalty_out": outputs.penalty,
+            "checkpoints": outputs.checkpoints,
         },
         arguments,
         x,
         backward=False,
-        held=rows_held(recorded=h is not None, synapse=general.beta is not None),
+        held=rows_held(recorded=outputs.h is not None, synapse=call.beta is not None),
     )
 
 
 def neuron_backward(
-    layout,
-    options,
-    numbers,
-    x,
-    v,
-    refractory,
-    decay,
-    v_threshold,
-    checkpoints,
-    ds,
-    dv,
-    dh,
+    layout: Layout,
+    call: Call,
+    x: Tensor,
+    checkpoints: Tensor,
+    arriving: Arriving,
+    gradients: Gradients,
     *,
-    dx,
-    dv0,
-    ddecay,
-    dv_threshold,
-    general=_PLAIN,
-    general_out=(None,) * 6,
     launch: Launch | None = None,
 ) -> None:
-    """Fill the gradients that are not None; see ``csrc/snncore.h: NeuronBackward``.
+    """Fill the gradients that are wanted; see ``csrc/snncore.h: NeuronBackward``.
 
     ``launch`` as for `neuron_forward`.
     """
-    dgain, dtrace_decay, dalpha, dbeta, dtrace0, dsynapse0 = general_out
-    tensors, arguments = _shared(options, numbers, v, refractory, decay, v_threshold, general)
-    wanted = {
-        "ddecay": ddecay,
-        "dv_threshold": dv_threshold,
-        "dgain": dgain,
-        "dtrace_decay": dtrace_decay,
-    }
-    sums = {name: None if g is None else empty_sums(layout, x) for name, g in wanted.items()}
-    filter_sums = None
-    if dalpha is not None or dbeta is not None:
-        filter_sums = empty_sums(layout, x, general.outputs + general.beta.shape[0])
-    traced = options.reset == RESETS.index("trace")
-    learns = filter_sums is not None or any(g is not None for g in wanted.values())
+    tensors, arguments = _shared(call)
+    sums = Sums(layout, call, gradients, x.device)
     run(
         neuron_bwd_kernel,
         layout,
@@ -210,38 +172,38 @@ def neuron_backward(
         | {
             "x": x,
             "checkpoints": checkpoints,
-            "ds": ds,
-            "dv_out": dv,
-            "dtrace_out": general.dtrace,
-            "dsynapse_out": general.dsynapse,
-            "dpenalty": general.dpenalty,
-            "dh": dh,
-            "dx": dx,
-            "dv0": dv0,
-            "dtrace0": dtrace0,
-            "dsynapse0": dsynapse0,
-            "dcoefficients": filter_sums,
-        }
-        | sums,
+            "ds": arriving.s,
+            "dv_out": arriving.v,
+            "dtrace_out": arriving.trace,
+            "dsynapse_out": arriving.synapse,
+            "dpenalty": arriving.penalty,
+            "dh": arriving.h,
+            "dx": gradients.x,
+            "dv0": gradients.v,
+            "dtrace0": gradients.trace,
+            "dsynapse0": gradients.synapse,
+            "dcoefficients": sums.filter,
+            "ddecay": sums.decay,
+            "dv_threshold": sums.v_threshold,
+            "dgain": sums.gain,
+            "dtrace_decay": sums.trace_decay,
+        },
         arguments
         | {
-            "p": numbers.surrogate_p,
-            "q": numbers.surrogate_q,
-            "DETACH": bool(options.detach_reset),
-            "SURROGATE": options.surrogate,
+            "p": call.surrogate_p,
+            "q": call.surrogate_q,
+            "DETACH": bool(call.detach_reset),
+            "SURROGATE": call.surrogate,
             "RECIPROCAL": NVIDIA,
         },
         x,
         backward=True,
         held=rows_held(
-            learns=learns,
-            recorded=dh is not None,
-            synapse=general.beta is not None,
-            factors=traced or arguments["GAIN"],
-            other=traced or options.refractory > 0 or options.regularise > 0,
+            learns=sums.wanted,
+            recorded=arriving.h is not None,
+            synapse=call.beta is not None,
+            factors=call.has_trace or call.has_gain,
+            other=call.has_trace or call.refractory > 0 or call.regularise > 0,
         ),
     )
-    for name, gradient in wanted.items():
-        if gradient is not None:
-            reduce_channels(layout, sums[name], gradient)
-    reduce_filter(layout, filter_sums, dalpha, dbeta)
+    sums.reduce(partial(reduce_channels, layout))

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from torch import Tensor
+
+from snnkernels.backends.contract import Sums
 from snnkernels.backends.triton.iir_kernels import iir_bwd_kernel, iir_fwd_kernel
-from snnkernels.backends.triton.launch import empty_sums, per_channel, reduce_filter, run, table_row
+from snnkernels.backends.triton.launch import per_channel, reduce_channels, run, table_row
 from snnkernels.backends.triton.launch_table import CHECKPOINT_EVERY
+from snnkernels.core.call import Arriving, Call, Gradients, Outputs
+from snnkernels.core.strides import Layout
 
 MAX_ORDER = 8  # of P and of Q: so many rows fit the registers
 
@@ -16,80 +23,66 @@ def held(P: int, Q: int, learns: bool) -> int:
     return 1 if max(P, Q) <= 2 else 2
 
 
-def _orders(alpha, beta) -> dict:
-    return {
-        "P": alpha.shape[0],
-        "Q": beta.shape[0] - 1,
-        "FILTER_PER_CHANNEL": per_channel(beta),
-    }
+def _shared(call: Call) -> tuple[dict, dict]:
+    """Pointers and arguments that both kernels have."""
+    tensors = {"state0": call.state.synapse, "alpha": call.alpha, "beta": call.beta}
+    return tensors, {"P": call.P, "Q": call.Q, "FILTER_PER_CHANNEL": per_channel(call.beta)}
 
 
-def iir_forward(
-    layout, x, state, alpha, beta, *, f, state_out, checkpoint_every, checkpoints
-) -> None:
-    """Fill f, state_out and checkpoints; see ``csrc/snncore.h: IirForward``."""
-    orders = _orders(alpha, beta)
+def iir_forward(layout: Layout, call: Call, x: Tensor, outputs: Outputs) -> None:
+    """Fill the outputs; see ``csrc/snncore.h: IirForward``."""
+    tensors, orders = _shared(call)
     run(
         iir_fwd_kernel,
         layout,
         table_row(layout.neurons, x).forward,
         {"x": layout.inputs[0], "out": layout.out},
-        {
+        tensors
+        | {
             "x": x,
-            "state0": state,
-            "alpha": alpha,
-            "beta": beta,
-            "f": f,
-            "state_out": state_out,
-            "checkpoints": checkpoints,
+            "f": outputs.s,
+            "state_out": outputs.synapse,
+            "checkpoints": outputs.checkpoints,
         },
-        orders | {"K": checkpoint_every},
+        orders | {"K": call.checkpoint_every},
         x,
         backward=False,
-        held=held(orders["P"], orders["Q"], False),
+        held=held(call.P, call.Q, False),
     )
 
 
 def iir_backward(
-    layout,
-    df,
-    dstate,
-    alpha,
-    beta,
-    x,
-    state,
-    checkpoint_every,
-    checkpoints,
-    *,
-    dx,
-    dstate0,
-    dalpha,
-    dbeta,
+    layout: Layout,
+    call: Call,
+    x: Tensor | None,
+    checkpoints: Tensor | None,
+    arriving: Arriving,
+    gradients: Gradients,
 ) -> None:
-    """Fill the gradients that are not None; see ``csrc/snncore.h: IirBackward``."""
-    orders = _orders(alpha, beta)
-    learns = dalpha is not None
-    sums = empty_sums(layout, df, orders["P"] + orders["Q"] + 1) if learns else None
+    """Fill the gradients that are wanted; see ``csrc/snncore.h: IirBackward``."""
+    tensors, orders = _shared(call)
+    df = arriving.s
+    sums = Sums(layout, call, gradients, df.device)
+    learns = sums.wanted
     run(
         iir_bwd_kernel,
         layout,
         table_row(layout.neurons, df).backward,
-        dict(zip(("df", "x", "out"), (*layout.inputs, layout.out), strict=True)),
-        {
+        {"df": layout.inputs[1], "x": layout.inputs[0], "out": layout.out},
+        tensors
+        | {
             "df": df,
-            "dstate": dstate,
-            "alpha": alpha,
-            "beta": beta,
+            "dstate": arriving.synapse,
             "x": x if learns else None,
-            "state0": state if learns else None,
+            "state0": call.state.synapse if learns else None,
             "checkpoints": checkpoints if learns else None,
-            "dx": dx,
-            "dstate0": dstate0,
-            "dcoefficients": sums,
+            "dx": gradients.x,
+            "dstate0": gradients.synapse,
+            "dcoefficients": sums.filter,
         },
-        orders | {"K": checkpoint_every or CHECKPOINT_EVERY},
+        orders | {"K": call.checkpoint_every or CHECKPOINT_EVERY},
         df,
         backward=True,
-        held=held(orders["P"], orders["Q"], learns),
+        held=held(call.P, call.Q, learns),
     )
-    reduce_filter(layout, sums, dalpha, dbeta)
+    sums.reduce(partial(reduce_channels, layout))

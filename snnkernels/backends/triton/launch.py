@@ -103,27 +103,8 @@ def per_channel(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.ndim > 0 and tensor.shape[-1] > 1
 
 
-def empty_sums(layout: Layout, x: Tensor, *leading: int) -> Tensor:
-    """For what a kernel sums up over time: float32 `[*leading, M]`."""
-    return torch.empty((*leading, layout.neurons), dtype=torch.float32, device=x.device)
-
-
 def reduce_channels(layout: Layout, per_neuron: Tensor, out: Tensor) -> None:
     """Sum `[M]` into one value, or into one per channel."""
     inner = layout.channel_inner if out.numel() > 1 else layout.neurons
     by_channel = per_neuron.view(-1, out.numel(), inner)
     out.copy_(by_channel.sum((0, 2), dtype=torch.float64).view(out.shape))
-
-
-def reduce_filter(
-    layout: Layout, sums: Tensor | None, dalpha: Tensor | None, dbeta: Tensor | None
-) -> None:
-    """Sums `[P + Q + 1, M]` into the gradients of a filter's coefficients that are wanted."""
-    if sums is None:
-        return
-    if dalpha is not None:
-        for out, per_neuron in zip(dalpha, sums, strict=False):
-            reduce_channels(layout, per_neuron, out)
-    if dbeta is not None:
-        for out, per_neuron in zip(dbeta, sums[-dbeta.shape[0] :], strict=True):
-            reduce_channels(layout, per_neuron, out)
