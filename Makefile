@@ -15,10 +15,11 @@ PY    := $(BIN)/python
 CPP_FILES = git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test pytest ctest lint format bench peers gpu docs clean
+.PHONY: help venv build demo test pytest ctest lint format bench bench-baseline bench-compare peers \
+        gpu docs clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 # ---- environment and build ------------------------------------------------------------------
 # cmake decides what is stale, so `build` always asks it; with nothing to do that takes a moment.
@@ -46,7 +47,7 @@ $(STAMP): constraints.txt pyproject.toml
 
 venv: $(STAMP)  ## the environment in .venv
 
-build venv demo test pytest ctest lint format bench docs: export PATH := $(BIN):$(PATH)
+build venv demo test pytest ctest lint format bench bench-% docs: export PATH := $(BIN):$(PATH)
 
 build: $(STAMP)  ## the C++ core, incrementally, into snnkernels/
 	@$(call build,$(PY))
@@ -79,6 +80,18 @@ format: $(STAMP)  ## what lint asks for, done
 
 bench: build  ## times every kernel; JSON and a table under bench/results/
 	$(PY) bench/kernels.py
+
+# A baseline belongs to one machine, so it is no part of the repository.
+BASELINE ?= .benchmarks/baseline.json
+
+bench-baseline: build  ## times the ops for later `make bench-compare`; writes BASELINE
+	@mkdir -p $(dir $(BASELINE))
+	$(PY) -m pytest -q tests/benchmarks/bench_lif.py --benchmark-json=$(BASELINE)
+
+bench-compare: build  ## times the ops again; a ratio to BASELINE for each case
+	@test -f $(BASELINE) || { echo 'There is no $(BASELINE): `make bench-baseline` writes it.'; exit 1; }
+	$(PY) -m pytest -q tests/benchmarks/bench_lif.py --benchmark-json=build/benchmarks.json
+	$(PY) -m tests.benchmarks.ratios $(BASELINE) build/benchmarks.json
 
 # --no-deps: spikingjelly asks for torchvision and torchaudio, of which no release loads beside the
 # pinned torch; its neurons do without.

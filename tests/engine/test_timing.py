@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from snnkernels.cli import _timing
+from tests.benchmarks.ratios import ratios
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,3 +117,20 @@ def test_trees_are_compared_by_rows_that_both_have():
         assert all(process.seconds(row, 1) > 0 for row in process.rows)
     finally:
         process.end()
+
+
+def stored(processor="a", **medians):
+    """A file of pytest-benchmark."""
+    found = [{"name": n, "stats": {"median": m, "iqr": m / 8}} for n, m in medians.items()]
+    return {"machine_info": {"cpu": {"brand_raw": processor}}, "benchmarks": found}
+
+
+def test_a_stored_baseline_is_compared_case_by_case():
+    rows = ratios(stored(one=3.0, gone=1.0), stored(one=2.0, new=1.0))
+    assert [(row["case"], row["baseline / now"], row["scatter"]) for row in rows] == [
+        ("one", 1.5, 0.125)
+    ]
+    with pytest.raises(ValueError, match="of 'b', this machine is 'a'"):
+        ratios(stored("b", one=1.0), stored(one=1.0))
+    with pytest.raises(ValueError, match="no case is in both"):
+        ratios(stored(one=1.0), stored(two=1.0))
