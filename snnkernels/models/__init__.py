@@ -123,6 +123,9 @@ def count(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
 def load(model: nn.Module, checkpoint: Mapping[str, Tensor] | str | PathLike) -> nn.Module:
     """Load weights, or say how the checkpoint's architecture differs.
 
+    Plain numbers of the neurons (see `snnkernels.LIF`) may be missing, as in checkpoints of earlier
+    versions; the network then keeps its own.
+
     Args:
         model: the network to fill.
         checkpoint: a ``state_dict``, or the path of a file that holds one; files are read with
@@ -137,8 +140,10 @@ def load(model: nn.Module, checkpoint: Mapping[str, Tensor] | str | PathLike) ->
     if not isinstance(checkpoint, Mapping):
         checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
     own = model.state_dict()
+    tensors = (model.named_parameters, model.named_buffers)
+    needed = {k for named in tensors for k, _ in named(remove_duplicate=False)}
     differences = {
-        "missing from the checkpoint": [k for k in own if k not in checkpoint],
+        "missing from the checkpoint": [k for k in own if k in needed and k not in checkpoint],
         "unknown to the network": [k for k in checkpoint if k not in own],
         "of another shape": [
             f"{k} {list(checkpoint[k].shape)} instead of {list(own[k].shape)}"

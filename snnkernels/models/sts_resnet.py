@@ -17,11 +17,12 @@ from snnkernels.models._blocks import (
     Weights,
     init_weights,
 )
+from snnkernels.nn._numbers import NumbersInStateDict
 from snnkernels.nn.lif import LIF
 from snnkernels.ops.lif import lif
 
 
-class HybridLIF(nn.Module):
+class HybridLIF(NumbersInStateDict):
     """Neurons that fire, or stand in for themselves by a shifted leaky ReLU (sec. 4.1).
 
     Before the switch: no reset, and ``f(h) = h where h >= v_threshold else -beta * h`` (eq. 6-7).
@@ -31,13 +32,14 @@ class HybridLIF(nn.Module):
         **options: those of `LIF`.
 
     Attributes:
-        firing: False for the first epochs of the hybrid training. Default: True.
+        firing: False for the first epochs of the hybrid training; ``state_dict`` has it.
+            Default: True.
     """
 
     def __init__(self, *, beta: float = 0.01, **options) -> None:
         super().__init__()
         self.beta = beta
-        self.firing = True
+        self._number("firing", True)
         self.neuron = LIF(**options)
 
     def forward(self, x: Tensor) -> Tensor:

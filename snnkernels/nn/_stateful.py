@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from snnkernels.core.checks import check_whole
 from snnkernels.core.state import State
+from snnkernels.nn._numbers import NumbersInStateDict
 from snnkernels.ops._time_chunks import largest_pole
 
 
-class StatefulLayer(nn.Module):
+def in_backward() -> bool:
+    """Whether this runs inside a backward pass, as the forward of a checkpoint does again."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+class StatefulLayer(NumbersInStateDict):
     """What all layers with a memory share: the carried state and the coefficients.
 
-    The state is no part of ``state_dict``; ``.to(device)`` moves it, and it stays float32.
+    The state is no part of ``state_dict``; ``.to(device)`` moves it, and it stays float32. The
+    coefficients are, those that are plain numbers too; a checkpoint without these, as earlier
+    versions wrote them, leaves them as they are. A copy and a pickle have the state without its
+    graph.
     """
 
     def __init__(self, stateful: bool, channels: int | None) -> None:
         super().__init__()
-        if channels is not None and (type(channels) is not int or channels < 1):
-            raise ValueError(f"channels must be None or a whole number >= 1; got {channels!r}")
+        if channels is not None:
+            check_whole("channels", channels)
         self.stateful = stateful
         self.channels = channels
         self.state: State | None = None
@@ -29,7 +40,7 @@ class StatefulLayer(nn.Module):
     def _coefficient(self, name: str, value: float | Tensor, learn: bool) -> None:
         """Keep ``value`` as a parameter, a buffer or a plain number, under ``name``."""
         if not isinstance(value, Tensor) and not learn and self.channels is None:
-            setattr(self, name, float(value))
+            self._number(name, float(value))
             return
         tensor = torch.as_tensor(value, dtype=torch.float32).detach().clone()
         if self.channels is not None:
@@ -59,10 +70,17 @@ class StatefulLayer(nn.Module):
         else:
             self.register_buffer(name, tensor)
 
+    def _shown(self, name: str) -> object:
+        """A coefficient as ``repr`` shows it: no look at values, which a device may hold."""
+        value = getattr(self, name)
+        if not isinstance(value, Tensor):
+            return value
+        return "learned" if isinstance(value, nn.Parameter) or value.requires_grad else "fixed"
+
     @torch.no_grad()
     def _warn_if_unstable(self, alpha: Tensor) -> None:
         """Report, once, a pole outside the unit circle."""
-        if getattr(self, "_unstable", False) or not alpha.isfinite().all():
+        if getattr(self, "_unstable", False) or alpha.is_meta or not alpha.isfinite().all():
             return
         largest = largest_pole(alpha)
         if largest > 1 + 1e-6:
@@ -73,6 +91,26 @@ class StatefulLayer(nn.Module):
                 stacklevel=3,
             )
 
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Run T steps of a sequence `[T, N, *]`."""
+        return self._run(x, self.stateful)
+
+    def step(self, x_t: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Run one step of a stream, carrying the state whether or not the layer is stateful.
+
+        Args:
+            x_t: input of one step `[N, *]`.
+
+        Returns:
+            The step `[N, *]` of what the layer gives for a sequence.
+        """
+        out = self._run(x_t.unsqueeze(0), True)
+        return out.squeeze(0) if isinstance(out, Tensor) else tuple(o.squeeze(0) for o in out)
+
+    def _run(self, x: Tensor, carry: bool) -> Tensor | tuple[Tensor, Tensor]:
+        """Run `[T, N, *]`, from and to the carried state where ``carry``."""
+        raise NotImplementedError
+
     def reset(self) -> None:
         """Forget the carried state: the next call starts from zero."""
         self.state = None
@@ -82,10 +120,26 @@ class StatefulLayer(nn.Module):
         if self.state is not None:
             self.state = self.state.detach()
 
-    def _start(self, step: torch.Size) -> State | None:
-        """The carried state, checked against the shape of one step of the input."""
+    def _start(self, x: Tensor, carry: bool) -> State | None:
+        """The state to start x from; x and state must fit the layer and each other."""
+        channels = "*" if self.channels is None else f"{self.channels}, *"
+        if x.ndim < 2 or (self.channels is not None and x.shape[2:3] != (self.channels,)):
+            raise ValueError(
+                f"x must be [T, N, {channels}]; got {list(x.shape)}. "
+                f"A single step [N, {channels}] goes to step()"
+            )
+        if not carry:
+            return None
+        if in_backward():
+            raise RuntimeError(
+                f"{type(self).__name__} carries its state and cannot run a second time in a "
+                "backward pass, as activation checkpointing has it: the state that it started from "
+                "is gone. Keep the layer out of the checkpoint, or hand the state over as an "
+                "argument and a result of what is checkpointed (snnkernels.lif, snnkernels.iir)"
+            )
         if self.state is None:
             return None
+        step = x.shape[1:]
         part = next(p for p in self.state if p is not None)
         shape = part.shape[part.ndim - len(step) :]  # a filter's state has its lags in front
         if shape != step:
@@ -95,6 +149,11 @@ class StatefulLayer(nn.Module):
             )
         return self.state
 
+    def _end(self, state: State, x: Tensor, carry: bool) -> None:
+        """Keep the state after x."""
+        if carry and x.shape[0]:
+            self.state = state
+
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
         if self.state is not None:
@@ -103,11 +162,19 @@ class StatefulLayer(nn.Module):
             self.state = State(*(p if p is None else p.to(device) for p in self.state))
         return self
 
+    def _kept(self) -> dict:
+        """The attributes of a copy: a graph can be neither copied nor pickled."""
+        state = None if self.state is None else self.state.detach()
+        return {**self.__dict__, "state": state}
+
     def __getstate__(self) -> dict:
-        kept = dict(self.__dict__)
-        if self.state is not None:
-            kept["state"] = self.state.detach()  # a graph can be neither copied nor pickled
-        return kept
+        return self._kept()
+
+    def __deepcopy__(self, memo: dict) -> StatefulLayer:
+        # Not by __getstate__, which torch.nn.utils.parametrize replaces by an error.
+        twin = memo[id(self)] = self.__new__(type(self))
+        twin.__dict__ = copy.deepcopy(self._kept(), memo)
+        return twin
 
 
 def reset(model: nn.Module) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from snnkernels.core.surrogates import Surrogate
-from snnkernels.nn._stateful import StatefulLayer
+from snnkernels.nn._stateful import StatefulLayer, in_backward
 from snnkernels.ops.lif import DEFAULT_SURROGATE, lif
 
 
@@ -33,8 +33,9 @@ class LIF(StatefulLayer):
         gain: factor on the (filtered) input, a number or one value per channel. Default: 1.
         trace_decay: with ``reset="trace"``, a number or one value per channel. Default: None.
         regulariser: (tolerance, shift) of the penalty on potentials, see `snnkernels.lif`. Each
-            forward pass leaves it in ``penalty``, a scalar with a gradient, which
-            `snnkernels.nn.losses.layer_penalties` sums up over a network. Default: None.
+            forward pass leaves it in ``penalty``, a scalar with a gradient, until
+            `snnkernels.nn.losses.layer_penalties` takes it away, or `reset`, ``train()``,
+            ``eval()`` or ``to()`` drops it. Default: None.
         backend: "auto" or a name, see `snnkernels.available_backends`. Default: "auto".
         learn_decay: make decay a parameter. Default: False.
         learn_threshold: make v_threshold a parameter. Default: False.
@@ -47,7 +48,8 @@ class LIF(StatefulLayer):
             size is an error then. Default: False.
 
     Shape:
-        x `[T, N, *]`, s the same; s has x's dtype and memory format.
+        x `[T, N, *]`, time first, s the same; s has x's dtype and memory format. One step
+        `[N, *]` goes to `step`: a call would take its samples for steps.
 
     Example:
         >>> import torch, snnkernels
@@ -86,7 +88,7 @@ class LIF(StatefulLayer):
         if isinstance(gain, Tensor) or learn_gain or gain != 1.0:
             self._coefficient("gain", gain, learn_gain)
         else:
-            self.gain = 1.0  # the plain neuron, also where there are channels
+            self._number("gain", 1.0)  # the plain neuron, also where there are channels
         if trace_decay is None:
             self.trace_decay = None
         else:
@@ -113,40 +115,22 @@ class LIF(StatefulLayer):
         if self.has_synapse:
             self._warn_if_unstable(self.alpha)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Run T steps.
-
-        Args:
-            x: input current `[T, N, *]`.
-
-        Returns:
-            s, or (s, h) with ``record="h"``.
-        """
-        return self._run(x, self.stateful)
-
     def train(self, mode: bool = True) -> LIF:
         """As in every module; looks at the poles of the synapse on the way."""
+        self.penalty = None
         if self.has_synapse:
             self._warn_if_unstable(self.alpha)
         return super().train(mode)
 
-    def step(self, x_t: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Run one step of a stream, carrying the state whether or not the layer is stateful.
-
-        Args:
-            x_t: input current of one step `[N, *]`.
-
-        Returns:
-            s_t, or (s_t, h_t) with ``record="h"``.
-        """
-        out = self._run(x_t.unsqueeze(0), True)
-        return out.squeeze(0) if isinstance(out, Tensor) else tuple(o.squeeze(0) for o in out)
+    def reset(self) -> None:
+        """Forget the carried state and the penalty: the next call starts from zero."""
+        super().reset()
+        self.penalty = None
 
     def _run(self, x: Tensor, carry: bool) -> Tensor | tuple[Tensor, Tensor]:
-        start = self._start(x.shape[1:]) if carry else None
         s, state, *more = lif(
             x,
-            start,
+            self._start(x, carry),
             decay=self.decay,
             v_threshold=self.v_threshold,
             synapse=(self.alpha, self.beta) if self.has_synapse else None,
@@ -154,30 +138,45 @@ class LIF(StatefulLayer):
             trace_decay=self.trace_decay,
             **self.options,
         )
-        if carry and x.shape[0]:
-            self.state = state
+        self._end(state, x, carry)
         if self.options["regulariser"] is not None:
-            self.penalty = more.pop()
+            self._keep_penalty(more.pop())
         return (s, *more) if more else s
 
-    def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "penalty": None}
+    def _keep_penalty(self, penalty: Tensor) -> None:
+        if not in_backward():
+            self.penalty, self._penalty_learns = penalty, penalty.requires_grad
+        elif penalty.requires_grad and not self._penalty_learns:
+            raise RuntimeError(
+                "regulariser: a checkpoint with use_reentrant=True runs the layer without "
+                "gradients, so that its penalty has none; take use_reentrant=False"
+            )
+
+    def _apply(self, fn, recurse: bool = True):
+        self.penalty = None
+        return super()._apply(fn, recurse)
+
+    def _kept(self) -> dict:
+        return {**super()._kept(), "penalty": None}
 
     def extra_repr(self) -> str:
         shown = {"channels": self.channels, **self.options}
-        for name in ("decay", "v_threshold", "gain", "trace_decay"):
-            value = getattr(self, name)
-            shown[name] = "learned" if isinstance(value, nn.Parameter) else value
-        defaults = {"channels": None, "v_reset": 0.0, "detach_reset": False, "refractory": 0}
-        defaults |= {
-            "record": None,
-            "regulariser": None,
-            "backend": "auto",
-            "gain": 1.0,
-            "trace_decay": None,
-        }
+        shown |= {name: self._shown(name) for name in ("decay", "v_threshold", "gain")}
+        shown["trace_decay"] = self._shown("trace_decay")
         if self.has_synapse:
-            shown["synapse"] = "learned" if isinstance(self.alpha, nn.Parameter) else "fixed"
-        return ", ".join(
-            f"{k}={v}" for k, v in shown.items() if k not in defaults or v != defaults[k]
-        )
+            shown["synapse"] = "learned" if self.alpha.requires_grad else "fixed"
+        return ", ".join(f"{k}={v}" for k, v in shown.items() if v != _DEFAULTS.get(k, ...))
+
+
+# What goes without saying.
+_DEFAULTS = {
+    "channels": None,
+    "v_reset": 0.0,
+    "detach_reset": False,
+    "refractory": 0,
+    "record": None,
+    "regulariser": None,
+    "backend": "auto",
+    "gain": 1.0,
+    "trace_decay": None,
+}

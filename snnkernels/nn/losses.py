@@ -182,7 +182,10 @@ def potential_regulariser(
 
 
 def layer_penalties(model: nn.Module) -> Tensor:
-    """The potential regularisers of a network, summed over its layers.
+    """Take the potential regularisers of a network's last forward pass, summed over its layers.
+
+    Each is taken once: a layer that has not run since adds nothing to the next sum, and keeps no
+    graph alive.
 
     Args:
         model: holds `snnkernels.LIF` layers with ``regulariser=(tolerance, shift)``, each of which
@@ -192,7 +195,7 @@ def layer_penalties(model: nn.Module) -> Tensor:
         A scalar, to be added to the loss with a weight.
 
     Raises:
-        ValueError: no layer has a regulariser, or none has run.
+        ValueError: no layer has a regulariser, or none has run since the last sum.
 
     Example:
         >>> import torch, snnkernels
@@ -202,9 +205,13 @@ def layer_penalties(model: nn.Module) -> Tensor:
         >>> round(layer_penalties(layer).item(), 4)
         0.64
     """
-    penalties = [m.penalty for m in model.modules() if isinstance(m, LIF) and m.penalty is not None]
-    if not penalties:
+    layers = [m for m in model.modules() if isinstance(m, LIF) and m.penalty is not None]
+    if not layers:
         raise ValueError(
-            "model must hold LIF layers with regulariser=(tolerance, shift) that have run; got none"
+            "model must hold LIF layers with regulariser=(tolerance, shift) that have run since "
+            "the last call; got none"
         )
+    penalties = [layer.penalty for layer in layers]
+    for layer in layers:
+        layer.penalty = None
     return torch.stack(penalties).sum()

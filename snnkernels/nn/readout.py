@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from snnkernels.nn._stateful import StatefulLayer
 from snnkernels.ops.lif import lif
@@ -37,7 +37,8 @@ class LeakyReadout(StatefulLayer):
         backend: as in `LIF`. Default: "auto".
 
     Shape:
-        x `[T, N, *]`, output `[N, *]`, float32 (float64 for float64 input).
+        x `[T, N, *]`, time first, output `[N, *]`, float32 (float64 for float64 input). One step
+        `[N, *]` goes to `step`.
     """
 
     def __init__(
@@ -58,22 +59,29 @@ class LeakyReadout(StatefulLayer):
         self.backend = backend
         self(torch.zeros(0, 1, channels or 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Integrate `[T, N, *]` to `[N, *]`."""
-        start = self._start(x.shape[1:]) if self.stateful else None
+    def step(self, x_t: Tensor) -> Tensor:
+        """Integrate one step `[N, *]` of a stream, carrying the state, stateful or not.
+
+        Args:
+            x_t: input of one step `[N, *]`.
+
+        Returns:
+            The potential after it `[N, *]`.
+        """
+        return self._run(x_t.unsqueeze(0), True)
+
+    def _run(self, x: Tensor, carry: bool) -> Tensor:
         _, state, *h = lif(
             x,
-            start,
+            self._start(x, carry),
             decay=self.decay,
             v_threshold=float("inf"),
             reset="none",
             record="h" if self.output == "mean" else None,
             backend=self.backend,
         )
-        if self.stateful and x.shape[0]:
-            self.state = state
+        self._end(state, x, carry)
         return h[0].mean(0) if h else state.v
 
     def extra_repr(self) -> str:
-        decay = "learned" if isinstance(self.decay, nn.Parameter) else self.decay
-        return f"decay={decay}, output={self.output!r}"
+        return f"decay={self._shown('decay')}, output={self.output!r}"

@@ -93,7 +93,7 @@ class IIRSynapse(StatefulLayer):
             response grows without bound: at the start, or when ``train()`` or ``eval()`` is called.
 
     Shape:
-        x `[T, N, *]`, f the same.
+        x `[T, N, *]`, time first, f the same. One step `[N, *]` goes to `step`.
     """
 
     def __init__(
@@ -133,14 +133,11 @@ class IIRSynapse(StatefulLayer):
         """An axon that takes so many steps."""
         return cls(*delay(steps), **options)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Filter `[T, N, *]`."""
-        start = self._start(x.shape[1:]) if self.stateful else None
-        f, state = iir(
-            x, self.alpha, self.beta, None if start is None else start.synapse, backend=self.backend
-        )
-        if self.stateful and x.shape[0]:
-            self.state = State(synapse=state)
+    def _run(self, x: Tensor, carry: bool) -> Tensor:
+        start = self._start(x, carry)
+        start = None if start is None else start.synapse
+        f, state = iir(x, self.alpha, self.beta, start, backend=self.backend)
+        self._end(State(synapse=state), x, carry)
         return f
 
     @torch.no_grad()
@@ -159,9 +156,8 @@ class IIRSynapse(StatefulLayer):
         return super().train(mode)
 
     def extra_repr(self) -> str:
-        learned = isinstance(self.alpha, nn.Parameter)
         shown = ", ".join(f"{n}={list(getattr(self, n).shape)}" for n in ("alpha", "beta"))
-        return f"{shown}, learn={learned}"
+        return f"{shown}, learn={self._shown('alpha') == 'learned'}"
 
 
 class CurrentEncoder(nn.Module):
@@ -176,10 +172,12 @@ class CurrentEncoder(nn.Module):
         v_threshold: Default: 1.
         gain: factor on the current. Default: 1.
         both_signs: also encode ``-x``, after x along the last dimension. Default: True.
+        stateful: start each call where the last one ended. Default: False.
         backend: as in `LIF`. Default: "auto".
 
     Shape:
-        x `[T, N, F]`; spikes `[T, N, 2 F]`, or `[T, N, F]` without ``both_signs``.
+        x `[T, N, F]`; spikes `[T, N, 2 F]`, or `[T, N, F]` without ``both_signs``. One step
+        `[N, F]` goes to `step`.
     """
 
     def __init__(
@@ -190,6 +188,7 @@ class CurrentEncoder(nn.Module):
         v_threshold: float = 1.0,
         gain: float = 1.0,
         both_signs: bool = True,
+        stateful: bool = False,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -200,9 +199,17 @@ class CurrentEncoder(nn.Module):
             v_threshold=v_threshold,
             synapse=exponential(tau_current),
             gain=gain,
+            stateful=stateful,
             backend=backend,
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode `[T, N, F]`."""
-        return self.neuron(torch.cat([x, -x], -1) if self.both_signs else x)
+        return self.neuron(self._signs(x))
+
+    def step(self, x_t: Tensor) -> Tensor:
+        """Encode one step `[N, F]` of a stream, carrying the state, stateful or not."""
+        return self.neuron.step(self._signs(x_t))
+
+    def _signs(self, x: Tensor) -> Tensor:
+        return torch.cat([x, -x], -1) if self.both_signs else x

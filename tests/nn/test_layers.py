@@ -92,7 +92,7 @@ def test_another_batch_size_needs_a_reset(layer):
 def test_state_is_not_saved():
     layer = LIF(stateful=True, learn_decay=True, channels=3)
     layer(currents(4, 2, 3))
-    assert set(layer.state_dict()) == {"decay", "v_threshold"}
+    assert set(layer.state_dict()) == {"decay", "v_threshold", "gain"}
     fresh = LIF(stateful=True, learn_decay=True, channels=3)
     fresh.load_state_dict(layer.state_dict())
     assert fresh.state is None
@@ -167,7 +167,7 @@ def test_values_per_channel_act_on_dim_2():
 
 def test_plain_numbers_are_no_parameters():
     layer = LIF(decay=0.3, v_threshold=2)
-    assert not list(layer.parameters()) and not layer.state_dict()
+    assert not list(layer.parameters()) and not list(layer.buffers())
     assert (layer.decay, layer.v_threshold) == (0.3, 2.0)
 
 
@@ -258,7 +258,7 @@ def test_a_bad_readout_option_is_an_error_when_the_layer_is_made():
 
 
 def test_a_wrong_channel_count_names_the_argument():
-    with pytest.raises(ValueError, match=r"decay must be.*\[4\].*got shape \[3\]"):
+    with pytest.raises(ValueError, match=r"x must be \[T, N, 3, \*\]; got \[2, 2, 4\]"):
         LIF(channels=3)(currents(2, 2, 4))
 
 
