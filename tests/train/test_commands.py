@@ -1,0 +1,217 @@
+"""The command line for strangers: help, mistakes, files that are not what they should be."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("snnkernels.train.module", reason="needs snnkernels[train]")
+
+from snnkernels.cli import COMMANDS, main  # noqa: E402
+from snnkernels.train import data  # noqa: E402
+
+
+def fails(words: list[str], capsys) -> tuple[int, str]:
+    """The status of a command and the one line that it says."""
+    capsys.readouterr()
+    try:
+        status = main(words)
+    except SystemExit as end:
+        status = end.code
+    said = capsys.readouterr()
+    assert status and said.err.count("\n") == 1 and "Traceback" not in said.err, said.err
+    return status, said.err
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def test_alone_it_prints_its_help(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in COMMANDS)
+
+
+def test_help_needs_no_docstrings():
+    code = (
+        "from snnkernels.cli import COMMANDS, main\n"
+        "for words in ([], *([name, '--help'] for name in COMMANDS)):\n"
+        "    try: main(words)\n"
+        "    except SystemExit: pass\n"
+        "assert main(['info']) == 0"
+    )
+    plain, optimised = (
+        subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True)
+        for flags in ([], ["-OO"])
+    )
+    assert optimised.returncode == 0, optimised.stderr
+    for name in COMMANDS:
+        summary = import_module(f"snnkernels.cli.{name.replace('-', '_')}").HELP.split(".")[0]
+        assert " ".join(summary.split()) in " ".join(optimised.stdout.split())
+    assert optimised.stdout.count("usage:") == plain.stdout.count("usage:") == 1 + len(COMMANDS)
+
+
+def numeric_options():
+    for name in COMMANDS:
+        module = import_module(f"snnkernels.cli.{name.replace('-', '_')}")
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        for action in parser._actions:
+            if action.type not in (None, Path):
+                yield name, action.option_strings[0]
+
+
+@pytest.mark.parametrize(("command", "option"), list(numeric_options()))
+def test_a_wrong_number_is_named_with_its_option(command, option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [command, "folder"] if command == "spoken-digits" else [command]
+    for value in ("-1", "nan", "inf", "1e400", "many", "", *(() if option == "--seed" else "0")):
+        status, said = fails([*words, option, value], capsys)
+        assert status == 2 and option in said and repr(value) in said
+        assert "must be a whole number" in said or "must be a number > 0" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_numbers_are_covered():
+    options = set(numeric_options())
+    for command in ("demo", "associative", "japanese-vowels", "spoken-digits"):
+        assert {(command, "--epochs"), (command, "--seed")} <= options
+    assert {("associative", "--lr"), ("japanese-vowels", "--batch"), ("tune", "--rounds")} < options
+
+
+def test_wrong_words(capsys):
+    for words, said in (
+        (["dance"], "demo"),
+        (["--loud"], "--loud"),
+        (["info", "--loud"], "--loud"),
+        (["demo", "--backend", "gpu"], "'auto', "),
+        (["japanese-vowels", "--network", "gru"], "lstm"),
+        (["spoken-digits"], "folder"),
+    ):
+        status, line = fails(words, capsys)
+        assert status == 2 and said in line
+
+
+# --- recipes -------------------------------------------------------------------------------------
+
+RECIPE = """\
+directory: {directory}
+epochs: 1
+module:
+  network: {{class_path: snnkernels.train.digit_net.DigitNet, init_args: {{steps: 1}}}}
+  optimizer: {{class_path: torch.optim.SGD, init_args: {{lr: 0.1}}}}
+data: {{batch_size: 50}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("epochs: 1", "epochs: 0", r"epochs.*whole number >= 1; got 0"),
+        ("epochs: 1", "epochs: 1.5", r"epochs.*whole number >= 1; got 1.5"),
+        ("epochs: 1", "epoch: 1", r"epoch"),
+        ("epochs: 1", "epochs: [", r"mistake.yaml.*parsing"),
+        ("epochs: 1", "", r"required: epochs"),
+        ("steps: 1", "steps: 0", r"steps must be a whole number >= 1; got 0"),
+        ("steps: 1", "steps: many", r"steps.*many"),
+        ("steps: 1", "stepz: 1", r"stepz"),
+        ("lr: 0.1", "lr: -0.1", r"learning rate: -0.1"),
+        ("digit_net.DigitNet", "digit_net.Net", r"module.network.*digit_net.Net"),
+        ("batch_size: 50", "batch_size: 0", r"batch_size must be a whole number >= 1; got 0"),
+        ("batch_size: 50", "dataset: letters", r"dataset must be one of.*got 'letters'"),
+        ("module:", "module:\n  loss: hinge", r"module.loss.*hinge"),
+        ("module:", "module:\n  warmup: 2", r"warmup.*got 2"),
+    ],
+)
+def test_a_mistake_in_a_recipe(old, new, said, tmp_path, capsys):
+    recipe = tmp_path / "mistake.yaml"
+    text = RECIPE.format(directory=tmp_path / "run")
+    assert old in text
+    recipe.write_text(text.replace(old, new))
+    status, line = fails(["fit", "--config", str(recipe)], capsys)
+    assert status == 2
+    assert re.search(said, line) and str(recipe) in line, line
+    assert [path.name for path in tmp_path.iterdir()] == ["mistake.yaml"]
+
+
+def test_a_recipe_that_is_not_there(tmp_path, capsys):
+    status, line = fails(["fit", "--config", str(tmp_path / "nowhere.yaml")], capsys)
+    assert status == 2 and "nowhere.yaml" in line
+    assert fails(["fit"], capsys)[0] == 2
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A small associative memory, trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert main(words(folder)) == 0
+    return folder
+
+
+def words(folder: Path) -> list[str]:
+    given = {"--epochs": 1, "--early": 1, "--versions": 1, "--steps": 20, "--out": folder}
+    return ["associative", *(str(word) for pair in given.items() for word in pair)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("result.json", b"{"),
+        ("result.json", b"\xff\xfe"),
+        ("result.json", b"[]"),
+        ("result.json", b'{"settings": {}}'),
+        ("model.ckpt", b"not weights"),
+        ("model.ckpt", None),
+        ("recalled-1.pt", b""),
+        ("recalled-1.pt", None),
+    ],
+)
+def test_a_file_that_is_damaged_or_lost_is_named(name, content, trained, capsys):
+    path = trained / name
+    whole = path.read_bytes()
+    try:
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        status, line = fails(words(trained), capsys)
+        assert status == 1 and str(path) in line
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_place_that_is_no_folder_is_named(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    status, line = fails(words(tmp_path / "file" / "out"), capsys)
+    assert status == 1 and str(tmp_path / "file" / "out") in line
+
+
+def test_a_result_of_other_settings_is_named(trained, capsys):
+    status, line = fails([*words(trained), "--seed", "3"], capsys)
+    assert status == 1 and "seed=0 (now 3)" in line and "--fresh" in line
+
+
+def test_a_recording_without_sound_is_named(tmp_path, capsys):
+    pytest.importorskip("soundfile", reason="needs snnkernels[data]: soundfile")
+    (tmp_path / "7_someone_1.wav").write_bytes(b"RIFF")
+    status, line = fails(["spoken-digits", str(tmp_path), "--out", str(tmp_path / "out")], capsys)
+    assert status == 1 and "7_someone_1.wav" in line
+    assert not (tmp_path / "out").exists()
+
+
+# --- data sets -----------------------------------------------------------------------------------
+
+
+def test_a_data_set_has_one_name():
+    assert set(data.DATASETS) == {"handwritten_digits", "japanese_vowels"}
+    for name, load in data.DATASETS.items():
+        assert load.__name__ == name
+    assert {"japanese-vowels", "spoken-digits"} < set(COMMANDS)
