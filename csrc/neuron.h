@@ -67,13 +67,13 @@ SNN_HD F surrogate_grad(Surrogate kind, F u, F p, F q) {
       const F z = u * q;
       return quotient(p, one + z * z);
     }
-    case Surrogate::sigmoid: {  // p y (1 - y), y = 1 / (1 + exp(q u)), q = -p
+    case Surrogate::sigmoid: {  // p y (1 - y), y = 1 / (1 + exp(q u))
       const F y = quotient(one, one + exponential(u * q));
       return (y * p) * (one - y);
     }
-    default: {  // fast sigmoid: 1 / (1 + p |u|)^2
+    default: {  // fast sigmoid: q / (1 + p |u|)^2
       const F d = one + absolute(u) * p;
-      return quotient(one, d * d);
+      return quotient(q, d * d);
     }
   }
 }

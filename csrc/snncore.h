@@ -122,6 +122,74 @@ struct NeuronBackward {
 void neuron_forward(const NeuronForward& call);
 void neuron_backward(const NeuronBackward& call);
 
+// A traced neuron. A program in the form in which the CPU runs it, with rows of neurons as values.
+//
+// Rows are known by slots, in this order: constants (count 1, C or M each) and one that is zero;
+// inputs; states before the step; gradients on the outputs; gradients on the states after the step;
+// outputs; states after the step; gradients on the inputs; gradients on the states before the step;
+// sums of the gradients of parameters; temporaries.
+struct ProgramInstruction {
+  int operation;   // of csrc/program.h, or one of cpu/interpreter.h made of two of them
+  int to;          // slot of the result
+  int also;        // slot of an output that the result goes to as well; -1: none
+  int a, b, c, d;  // slots of the arguments
+};
+
+struct ProgramPart {
+  const ProgramInstruction* instructions;
+  int count;
+  int temporaries;  // rows
+};
+
+struct ProgramCode {
+  int constants, inputs, states, outputs, sums;
+  ProgramPart forward, replay, adjoint;  // replay: forward without the outputs
+  int compiled = -1;                     // of the programs that are compiled ahead of time
+};
+
+struct ProgramState {
+  const float* p;  // [M]; nullptr: value holds
+  float value;
+};
+
+template <class Sequence>
+struct ProgramSequence {
+  Sequence at;
+  bool wide;  // float32, whatever the dtype of the call
+};
+
+constexpr int MAX_PROGRAM_SEQUENCES = 8;  // inputs, outputs
+constexpr int MAX_PROGRAM_SLOTS = 1024;
+
+struct ProgramCall {
+  Walk walk;
+  const ProgramCode* code;
+  const Coefficient* constants;  // [constants]
+  const Input* x;                // [inputs], dtype
+  const ProgramState* states;    // [states] before the first step
+  int64_t K;                     // 0: keep no checkpoints
+};
+
+struct ProgramForward {
+  ProgramCall call;
+  const ProgramSequence<Output>* outputs;  // [outputs]
+  float* const* states;                    // [states], each [M], after the last step
+  float* checkpoints;                      // [(T - 1) / K, states, M]
+};
+
+struct ProgramBackward {
+  ProgramCall call;
+  const float* checkpoints;
+  const ProgramSequence<Input>* doutputs;  // [outputs]; p == nullptr: zero
+  const float* const* dstates;             // [states]; nullptr: zero
+  const Output* dx;                        // [inputs], dtype; p == nullptr: not wanted
+  float* const* dstates0;                  // [states]; nullptr: not wanted
+  float* const* sums;                      // [sums], each [M], summed over time
+};
+
+void program_forward(const ProgramForward& call);
+void program_backward(const ProgramBackward& call);
+
 struct IirForward {
   Walk walk;
   Filter filter;

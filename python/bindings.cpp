@@ -5,8 +5,11 @@
 #include <array>
 #include <optional>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "output_pool.h"
+#include "program.h"
 #include "snncore.h"
 
 namespace py = pybind11;
@@ -168,6 +171,86 @@ void iir_backward(const Shape& shape, int threads, const Filter& f_of, const Row
   snn::iir_backward(a);
 }
 
+// A program in the form that the CPU runs, with its instructions.
+struct Code {
+  using Part = std::pair<std::vector<std::array<int, 7>>, int>;  // instructions, temporaries
+
+  snn::ProgramCode code{};
+  std::vector<snn::ProgramInstruction> instructions[3];
+
+  Code(const std::array<int, 5>& counts, const std::array<Part, 3>& parts) {
+    code.constants = counts[0];
+    code.inputs = counts[1];
+    code.states = counts[2];
+    code.outputs = counts[3];
+    code.sums = counts[4];
+    snn::ProgramPart* const to[] = {&code.forward, &code.replay, &code.adjoint};
+    for (int k = 0; k < 3; ++k) {
+      for (const auto& i : parts[k].first)
+        instructions[k].push_back({i[0], i[1], i[2], i[3], i[4], i[5], i[6]});
+      *to[k] = {instructions[k].data(), static_cast<int>(parts[k].first.size()), parts[k].second};
+    }
+  }
+  Code(const Code&) = delete;
+};
+
+using Starts = std::vector<std::pair<Address, double>>;  // [M] at the address, or the value
+using EitherRows = std::vector<std::pair<Rows, bool>>;   // of a sequence; whether it is float32
+
+// The arguments that both directions share, and what they point to.
+struct ProgramArguments {
+  snn::ProgramCall call;
+  std::vector<snn::Coefficient> constants;
+  std::vector<snn::Input> x;
+  std::vector<snn::ProgramState> states;
+
+  ProgramArguments(const Code& code, const Shape& shape, int threads, int64_t K,
+                   const std::vector<Coefficient>& values, const std::vector<Rows>& inputs,
+                   const Starts& starts) {
+    for (const Coefficient& value : values) constants.push_back(coefficient(value));
+    for (const Rows& rows : inputs) x.push_back(input(rows));
+    for (const auto& start : starts)
+      states.push_back({at<const float>(start.first), static_cast<float>(start.second)});
+    call = {walk(shape, threads), &code.code, constants.data(), x.data(), states.data(), K};
+  }
+};
+
+template <class T>
+std::vector<T*> pointers(const std::vector<Address>& addresses) {
+  std::vector<T*> to;
+  for (const Address address : addresses) to.push_back(at<T>(address));
+  return to;
+}
+
+void program_forward(const Code& code, const Shape& shape, int threads, int64_t K,
+                     const std::vector<Coefficient>& constants, const std::vector<Rows>& x,
+                     const Starts& starts, const EitherRows& outputs,
+                     const std::vector<Address>& states, Address checkpoints) {
+  const ProgramArguments a(code, shape, threads, K, constants, x, starts);
+  std::vector<snn::ProgramSequence<snn::Output>> out;
+  for (const auto& rows : outputs) out.push_back({output(rows.first), rows.second});
+  const auto after = pointers<float>(states);
+  py::gil_scoped_release release;
+  snn::program_forward({a.call, out.data(), after.data(), at<float>(checkpoints)});
+}
+
+void program_backward(const Code& code, const Shape& shape, int threads, int64_t K,
+                      const std::vector<Coefficient>& constants, const std::vector<Rows>& x,
+                      const Starts& starts, Address checkpoints, const EitherRows& doutputs,
+                      const std::vector<Address>& dstates, const std::vector<Rows>& dx,
+                      const std::vector<Address>& dstates0, const std::vector<Address>& sums) {
+  const ProgramArguments a(code, shape, threads, K, constants, x, starts);
+  std::vector<snn::ProgramSequence<snn::Input>> dout;
+  for (const auto& rows : doutputs) dout.push_back({input(rows.first), rows.second});
+  std::vector<snn::Output> to;
+  for (const Rows& rows : dx) to.push_back(output(rows));
+  const auto arriving = pointers<const float>(dstates);
+  const auto before = pointers<float>(dstates0), totals = pointers<float>(sums);
+  py::gil_scoped_release release;
+  snn::program_backward({a.call, at<const float>(checkpoints), dout.data(), arriving.data(),
+                         to.data(), before.data(), totals.data()});
+}
+
 using BnttShape = std::array<int64_t, 4>;  // T, rows, C, rows of a part
 
 snn::Bntt bntt(const BnttShape& shape, Address weight, Address scratch, int threads) {
@@ -229,6 +312,17 @@ PYBIND11_MODULE(_core, m) {
   m.attr("MAX_ORDER") = snn::MAX_ORDER;
   m.def("iir_forward", &iir_forward);
   m.def("iir_backward", &iir_backward);
+  py::class_<Code>(m, "Program")
+      .def(py::init<const std::array<int, 5>&, const std::array<Code::Part, 3>&>());
+  py::list operations;
+#define SNN_NAME(NAME, ARITY) operations.append(#NAME);
+  SNN_OPERATIONS(SNN_NAME)
+#undef SNN_NAME
+  m.attr("OPERATIONS") = py::tuple(operations);
+  m.attr("MAX_PROGRAM_SEQUENCES") = snn::MAX_PROGRAM_SEQUENCES;
+  m.attr("MAX_PROGRAM_SLOTS") = snn::MAX_PROGRAM_SLOTS;
+  m.def("program_forward", &program_forward);
+  m.def("program_backward", &program_backward);
   m.def("bntt_forward", &bntt_forward);
   m.def("bntt_backward", &bntt_backward);
   m.def("reduce_channels", &reduce_channels);

@@ -2,11 +2,13 @@
 
 from snnkernels.backends import available_backends
 from snnkernels.core.output_memory import keep_freed_memory, release_freed_memory
+from snnkernels.core.spike import spike
 from snnkernels.core.state import State
 from snnkernels.core.surrogates import (
     ATan,
     FastSigmoid,
     Gaussian,
+    Laplace,
     Rectangle,
     Sigmoid,
     Surrogate,
@@ -14,9 +16,11 @@ from snnkernels.core.surrogates import (
 )
 from snnkernels.nn._stateful import detach, reset
 from snnkernels.nn.lif import LIF
+from snnkernels.nn.neuron import Neuron
 from snnkernels.nn.over_time import OverTime
 from snnkernels.nn.readout import LeakyReadout
 from snnkernels.nn.synapses import CurrentEncoder, IIRSynapse
+from snnkernels.ops.fuse import fuse
 from snnkernels.ops.iir import iir
 from snnkernels.ops.lif import lif
 
@@ -29,7 +33,9 @@ __all__ = [
     "Gaussian",
     "IIRSynapse",
     "LIF",
+    "Laplace",
     "LeakyReadout",
+    "Neuron",
     "OverTime",
     "Rectangle",
     "Sigmoid",
@@ -38,9 +44,11 @@ __all__ = [
     "Triangle",
     "available_backends",
     "detach",
+    "fuse",
     "iir",
     "keep_freed_memory",
     "lif",
     "release_freed_memory",
     "reset",
+    "spike",
 ]

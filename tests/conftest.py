@@ -8,8 +8,10 @@ import torch
 from tests.tools.targets import PLACES, TARGETS  # before anything that may import triton  # isort: skip
 
 from snnkernels.backends import BACKENDS, why_unavailable
+from snnkernels.backends.cpp import _core
 from snnkernels.ops import _time_chunks
 from tests.tools.calls import OPS
+from tests.tools.steps import ISAS
 
 DEVICES = ("cpu", "cuda")
 
@@ -50,6 +52,17 @@ def target(request):
     """A backend with kernels on a device; on the CPU, with one instruction set."""
     with request.param.chosen():
         yield request.param
+
+
+@pytest.fixture(params=[("torch", None), *(("cpp", isa) for isa in ISAS)], ids=str)
+def backend(request):
+    """A backend of fused neurons; on the CPU, with one instruction set."""
+    name, isa = request.param
+    if isa is not None:
+        _core.use_isa(isa)
+    yield name
+    if isa is not None:
+        _core.use_isa(None)
 
 
 @pytest.fixture

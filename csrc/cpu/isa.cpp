@@ -22,12 +22,15 @@ struct Isa {
   void (*iir_backward)(const IirBackward&);
   void (*bntt_forward)(const BnttForward&);
   void (*bntt_backward)(const BnttBackward&);
+  void (*program_forward)(const ProgramForward&);
+  void (*program_backward)(const ProgramBackward&);
   void (*stream)(float*, const float*, const float*, int64_t, int);
 };
 
-#define SNN_KERNELS(ISA)                                                          \
-  ISA::neuron_forward, ISA::neuron_backward, ISA::iir_forward, ISA::iir_backward, \
-      ISA::bntt_forward, ISA::bntt_backward, ISA::stream
+#define SNN_KERNELS(ISA)                                                                  \
+  ISA::neuron_forward, ISA::neuron_backward, ISA::iir_forward, ISA::iir_backward,         \
+      ISA::bntt_forward, ISA::bntt_backward, ISA::program_forward, ISA::program_backward, \
+      ISA::stream
 
 const Isa ISAS[] = {
 #if defined(SNN_X86)
@@ -61,6 +64,8 @@ void iir_forward(const IirForward& call) { chosen.load()->iir_forward(call); }
 void iir_backward(const IirBackward& call) { chosen.load()->iir_backward(call); }
 void bntt_forward(const BnttForward& call) { chosen.load()->bntt_forward(call); }
 void bntt_backward(const BnttBackward& call) { chosen.load()->bntt_backward(call); }
+void program_forward(const ProgramForward& call) { chosen.load()->program_forward(call); }
+void program_backward(const ProgramBackward& call) { chosen.load()->program_backward(call); }
 void stream(float* to, const float* a, const float* b, int64_t count, int threads) {
   chosen.load()->stream(to, a, b, count, threads);
 }

@@ -1,5 +1,5 @@
-// The kernels of forward.cpp, backward.cpp, iir.cpp and bntt.cpp, one namespace per
-// instruction set.
+// The kernels of forward.cpp, backward.cpp, iir.cpp, bntt.cpp and interpreter.cpp, one
+// namespace per instruction set.
 #pragma once
 
 #include "snncore.h"
@@ -14,6 +14,8 @@ namespace snn {
   void iir_backward(const IirBackward&);                                       \
   void bntt_forward(const BnttForward&);                                       \
   void bntt_backward(const BnttBackward&);                                     \
+  void program_forward(const ProgramForward&);                                 \
+  void program_backward(const ProgramBackward&);                               \
   void stream(float*, const float*, const float*, int64_t count, int threads); \
   }
 SNN_DECLARE(baseline)

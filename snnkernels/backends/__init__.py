@@ -22,6 +22,7 @@ _WORDS = {
     "regulariser": "lif with regulariser",
     "iir": "iir",
     "bntt": "BNTT",
+    "program": "a fused step",
 }
 
 # What "auto" tries on each kind of device, best first.

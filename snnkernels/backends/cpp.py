@@ -20,7 +20,7 @@ MAX_ORDER = 64  # of `iir`; csrc/snncore.h
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ABSENT = (0, 0, 0, 0)
 
-OPS = ("neuron", "general", "regulariser", "iir", "bntt")
+OPS = ("neuron", "general", "regulariser", "iir", "bntt", "program")
 
 
 def why_unavailable(device_type: str) -> str | None:

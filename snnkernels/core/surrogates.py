@@ -23,7 +23,10 @@ def _divide(numerator: float, denominator: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Surrogate:
-    """Base of all surrogates. Subclasses are listed in ``SURROGATES`` and known by ``code``."""
+    """Base of all surrogates.
+
+    Those that the kernels of `lif` have are listed in ``SURROGATES`` and known there by ``code``.
+    """
 
     code: ClassVar[int]
 
@@ -31,6 +34,8 @@ class Surrogate:
         """Check that every number is finite and positive."""
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "height" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(
                     f"{type(self).__name__}: {field.name} must be a number, got {value!r}"
@@ -43,6 +48,9 @@ class Surrogate:
     def constants(self) -> tuple[float, float]:
         """The two numbers that the kernels take, in the order of ``csrc/neuron.h``."""
         raise NotImplementedError
+
+    def _peak(self, default: float) -> float:
+        return default if self.height is None else self.height
 
     def derivative(self, u: Tensor) -> Tensor:
         """f(u), elementwise: the surrogate of ds/dh.
@@ -58,7 +66,7 @@ class Surrogate:
     def primitive(self, u: Tensor) -> Tensor:
         """The integral of f from minus infinity: the smooth stand-in for the spike itself.
 
-        For Triangle, Rectangle and FastSigmoid the step is their area, not always 1. Used to check
+        Its step is the area of f, not always 1. Used to check
         gradients numerically.
         """
         raise NotImplementedError
@@ -122,20 +130,24 @@ class Gaussian(Surrogate):
 
     Attributes:
         sigma: the standard deviation, in the units of h. Default: 0.5.
+        height: the peak, at the threshold. Default: that of the density, whose area is 1.
     """
 
     sigma: float = 0.5
+    height: float | None = None
     code: ClassVar[int] = 2
 
     def constants(self) -> tuple[float, float]:
-        return 1.0 / (self.sigma * math.sqrt(2.0 * math.pi)), -0.5 / (self.sigma * self.sigma)
+        peak = 1.0 / (self.sigma * math.sqrt(2.0 * math.pi))
+        return self._peak(peak), -0.5 / (self.sigma * self.sigma)
 
     def derivative(self, u: Tensor) -> Tensor:
         peak, rate = self.constants()
         return torch.exp((u * u) * rate) * peak
 
     def primitive(self, u: Tensor) -> Tensor:
-        return 0.5 * torch.erfc(-u / (self.sigma * math.sqrt(2.0)))
+        area = self.constants()[0] * self.sigma * math.sqrt(2.0 * math.pi)
+        return area * (0.5 * torch.erfc(-u / (self.sigma * math.sqrt(2.0))))
 
 
 @dataclass(frozen=True)
@@ -144,13 +156,15 @@ class ATan(Surrogate):
 
     Attributes:
         alpha: steepness, per unit of h. Default: 2.
+        height: the peak, at the threshold. Default: alpha / 2, for an area of 1.
     """
 
     alpha: float = 2.0
+    height: float | None = None
     code: ClassVar[int] = 3
 
     def constants(self) -> tuple[float, float]:
-        return 0.5 * self.alpha, 0.5 * math.pi * self.alpha
+        return self._peak(0.5 * self.alpha), 0.5 * math.pi * self.alpha
 
     def derivative(self, u: Tensor) -> Tensor:
         peak, rate = self.constants()
@@ -158,7 +172,8 @@ class ATan(Surrogate):
         return _divide(peak, 1.0 + z * z)
 
     def primitive(self, u: Tensor) -> Tensor:
-        return torch.atan(0.5 * math.pi * self.alpha * u) / math.pi + 0.5
+        area = self.constants()[0] / (0.5 * self.alpha)
+        return area * (torch.atan(0.5 * math.pi * self.alpha * u) / math.pi + 0.5)
 
 
 @dataclass(frozen=True)
@@ -167,42 +182,70 @@ class Sigmoid(Surrogate):
 
     Attributes:
         alpha: steepness, per unit of h. Default: 4.
+        height: the peak, at the threshold. Default: alpha / 4, for an area of 1.
     """
 
     alpha: float = 4.0
+    height: float | None = None
     code: ClassVar[int] = 4
 
     def constants(self) -> tuple[float, float]:
-        return self.alpha, -self.alpha
+        return 4.0 * self._peak(0.25 * self.alpha), -self.alpha
 
     def derivative(self, u: Tensor) -> Tensor:
-        p = _divide(1.0, 1.0 + torch.exp(u * -self.alpha))
-        return (p * self.alpha) * (1.0 - p)
+        scale, rate = self.constants()
+        p = _divide(1.0, 1.0 + torch.exp(u * rate))
+        return (p * scale) * (1.0 - p)
 
     def primitive(self, u: Tensor) -> Tensor:
-        return torch.sigmoid(self.alpha * u)
+        return self.constants()[0] / self.alpha * torch.sigmoid(self.alpha * u)
 
 
 @dataclass(frozen=True)
 class FastSigmoid(Surrogate):
-    """``f(u) = 1 / (1 + alpha |u|)^2`` (Zenke & Ganguli 2018, SuperSpike).
+    """``f(u) = height / (1 + alpha |u|)^2`` (Zenke & Ganguli 2018, SuperSpike).
 
     Attributes:
         alpha: steepness, per unit of h. Default: 25.
+        height: the peak, at the threshold. Default: 1.
     """
 
     alpha: float = 25.0
+    height: float = 1.0
     code: ClassVar[int] = 5
 
     def constants(self) -> tuple[float, float]:
-        return self.alpha, 0.0
+        return self.alpha, self.height
 
     def derivative(self, u: Tensor) -> Tensor:
         d = 1.0 + u.abs() * self.alpha
-        return _divide(1.0, d * d)
+        return _divide(self.height, d * d)
 
     def primitive(self, u: Tensor) -> Tensor:
-        return u / (1.0 + self.alpha * u.abs()) + 1.0 / self.alpha
+        return self.height * (u / (1.0 + self.alpha * u.abs()) + 1.0 / self.alpha)
+
+
+@dataclass(frozen=True)
+class Laplace(Surrogate):
+    """``f(u) = height * exp(-|u| / width)`` (Shrestha & Orchard 2018, SLAYER).
+
+    SLAYER writes ``c exp(-alpha |u|)``: height = c, width = 1 / alpha. For `spike` and `fuse`; the
+    kernels of `lif` do not have it.
+
+    Attributes:
+        height: the peak, at the threshold. Default: 1.
+        width: where it has fallen to 1 / e of it, in the units of h. Default: 0.5.
+    """
+
+    height: float = 1.0
+    width: float = 0.5
+
+    def derivative(self, u: Tensor) -> Tensor:
+        return torch.exp(u.abs() * (-1.0 / self.width)) * self.height
+
+    def primitive(self, u: Tensor) -> Tensor:
+        tail = self.height * self.width * torch.exp(-u.abs() / self.width)
+        return torch.where(u < 0, tail, 2.0 * self.height * self.width - tail)
 
 
 SURROGATES: tuple[type[Surrogate], ...] = (

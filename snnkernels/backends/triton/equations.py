@@ -108,12 +108,12 @@ def surrogate_grad(u, p, q, KIND: tl.constexpr, RECIPROCAL: tl.constexpr):
     elif KIND == ATAN:  # p / (1 + (q u)^2)
         z = u * q
         return quotient(p, 1.0 + z * z, RECIPROCAL)
-    elif KIND == SIGMOID:  # p y (1 - y), y = 1 / (1 + exp(q u)), q = -p
+    elif KIND == SIGMOID:  # p y (1 - y), y = 1 / (1 + exp(q u))
         y = quotient(1.0, 1.0 + tl.exp(u * q), RECIPROCAL)
         return (y * p) * (1.0 - y)
-    else:  # fast sigmoid: 1 / (1 + p |u|)^2
+    else:  # fast sigmoid: q / (1 + p |u|)^2
         d = 1.0 + tl.abs(u) * p
-        return quotient(1.0, d * d, RECIPROCAL)
+        return quotient(q, d * d, RECIPROCAL)
 
 
 @triton.jit
