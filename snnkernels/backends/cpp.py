@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -117,28 +119,22 @@ def neuron_backward(
         _address(sums.filter),
         _address(arriving.penalty),
     )
-    _reduce(layout, sums)
+    sums.reduce(partial(reduce_channels, layout))
 
 
-def _reduce(layout: Layout, sums: Sums) -> None:
-    """The sums of all neurons, added up into the gradients of the coefficients."""
-
-    def reduce(per_neuron: Tensor, out: Tensor) -> None:
-        channels = out.numel()
-        scratch = torch.empty(
-            _core.REDUCE_BLOCKS * channels, dtype=torch.float64, device=out.device
-        )
-        _core.reduce_channels(
-            per_neuron.data_ptr(),
-            layout.neurons,
-            channels,
-            layout.channel_inner if channels > 1 else layout.neurons,
-            scratch.data_ptr(),
-            out.data_ptr(),
-            torch.get_num_threads(),
-        )
-
-    sums.reduce(reduce)
+def reduce_channels(layout: Layout, per_neuron: Tensor, out: Tensor) -> None:
+    """Add up `[M]` into one value, or into one per channel, in an order that is always the same."""
+    channels = out.numel()
+    scratch = torch.empty(_core.REDUCE_BLOCKS * channels, dtype=torch.float64, device=out.device)
+    _core.reduce_channels(
+        per_neuron.data_ptr(),
+        layout.neurons,
+        channels,
+        layout.channel_inner if channels > 1 else layout.neurons,
+        scratch.data_ptr(),
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
 
 
 def iir_forward(layout: Layout, call: Call, x: Tensor, outputs: Outputs) -> None:
@@ -178,7 +174,7 @@ def iir_backward(
         call.checkpoint_every,
         _address(checkpoints),
     )
-    _reduce(layout, sums)
+    sums.reduce(partial(reduce_channels, layout))
 
 
 def takes_bntt(*sequences: Tensor) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from snnkernels.backends.cpp import _DTYPES, _address, _reduce_channels, _rows
+from snnkernels.backends.cpp import _address, _rows, _shape, reduce_channels
 from snnkernels.core.program import OPERATIONS, Instruction, Program, parse, pruned
 from snnkernels.core.program_reference import constants as constant_values
 from snnkernels.core.strides import Layout
@@ -23,8 +23,6 @@ try:
     from snnkernels import _core
 except ImportError:  # installed without a C++ compiler
     _core = None
-
-CHECKPOINT_EVERY = 16  # steps; the kernel's tape of states holds as many
 
 _CODES = {name: code for code, name in enumerate([*OPERATIONS, "copy"])}
 _PAIRED = ("add", "sub", "mul")
@@ -207,7 +205,7 @@ def _constants(names, text: str, parameters, numbers, layout: Layout, row: Tenso
     """The slots of constants, and the tensors behind them, to be kept as long as the call."""
     values = {}
     if any(name and name[0] != "n" for name in names):
-        values = constant_values(parse(text), parameters, numbers, row)
+        values = constant_values(parse(text), parameters, numbers, torch.float32, "cpu")
     found, kept = [], []
     for name in names:
         if name is None or name[0] == "n":
@@ -217,10 +215,16 @@ def _constants(names, text: str, parameters, numbers, layout: Layout, row: Tenso
         if value.numel() == 1 or _per_channel(value, layout):
             value = value.contiguous()
         else:
-            value = torch.empty_like(row).copy_(value)
+            value = _in_order_of(row, value)
         kept.append(value)
         found.append((value.data_ptr(), value.numel(), 0.0))
     return found, kept
+
+
+def _in_order_of(row: Tensor, value: Tensor) -> Tensor:
+    """The value, broadcast over the samples, in the memory order of row `[N, *]`."""
+    place = {"dtype": value.dtype, "device": value.device}
+    return torch.empty_strided(row.shape, row.stride(), **place).copy_(value)
 
 
 def _per_channel(value: Tensor, layout: Layout) -> bool:
@@ -262,7 +266,7 @@ def forward(
     constants, kept = _constants(names, text, parameters, numbers, layout, row)
     _core.program_forward(
         code,
-        (*layout[:5], _DTYPES[x[0].dtype]),
+        _shape(layout, x[0].dtype),
         torch.get_num_threads(),
         every,
         constants,
@@ -296,11 +300,11 @@ def backward(
     code, names = _lowered(text, tuple(g is not None for g in (*dx, *dstates0, *dparameters)))
     constants, kept = _constants(names, text, parameters, numbers, layout, row)
     learned = [g for g in dparameters if g is not None]
-    sums = [torch.empty(layout.neurons) for _ in learned]
+    sums = [torch.empty(layout.neurons, dtype=torch.float32, device="cpu") for _ in learned]
     rows = [_rows(t, r) for t, r in zip([*x, *doutputs], layout.inputs, strict=True)]
     _core.program_backward(
         code,
-        (*layout[:5], _DTYPES[x[0].dtype]),
+        _shape(layout, x[0].dtype),
         torch.get_num_threads(),
         every,
         constants,
@@ -318,14 +322,14 @@ def backward(
     )
     for gradient, per_neuron in zip(learned, sums, strict=True):
         if gradient.numel() == 1 or _per_channel(gradient, layout):
-            _reduce_channels(layout, per_neuron, gradient)
+            reduce_channels(layout, per_neuron, gradient)
         else:
             _sum_over_batch(per_neuron, row, gradient)
 
 
 def _sum_over_batch(per_neuron: Tensor, row: Tensor, to: Tensor) -> None:
     """Sum `[M]`, in the memory order of row `[N, *]`, into `[*]`: sample by sample, in float64."""
-    total = torch.zeros(to.shape, dtype=torch.float64)
+    total = torch.zeros(to.shape, dtype=torch.float64, device=to.device)
     for sample in per_neuron.as_strided(row.shape, row.stride()).unbind(0):
         total += sample
     to.copy_(total)

@@ -24,7 +24,11 @@ def _run(instructions: Iterable[Instruction], values: Values) -> None:
 
 
 def constants(
-    program: Program, parameters: Sequence[Tensor], numbers: Sequence[float], like: Tensor
+    program: Program,
+    parameters: Sequence[Tensor],
+    numbers: Sequence[float],
+    dtype: torch.dtype,
+    device: torch.device | str,
 ) -> Values:
     """What does not change over time: parameters, numbers, and what is made of them alone.
 
@@ -32,11 +36,12 @@ def constants(
         program: of which ``once`` is run.
         parameters: as the private ops take them.
         numbers: values of the slots.
-        like: of the dtype and device to compute in.
+        dtype: to compute in.
+        device: of the parameters.
     """
     values = {f"p{k}": p for k, p in enumerate(parameters)}
     for k, number in enumerate(numbers):
-        values[f"n{k}"] = torch.full((), number, dtype=like.dtype, device=like.device)
+        values[f"n{k}"] = torch.full((), number, dtype=dtype, device=device)
     _run(program.once, values)
     return values
 

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
+from snnkernels.core.derivatives import BackwardOnly, only_once
 from snnkernels.core.surrogates import Surrogate, Triangle
 
 
-class _Spike(torch.autograd.Function):
+class _Spike(BackwardOnly):
     @staticmethod
-    def forward(ctx, u: Tensor, derivative: Callable[[Tensor], Tensor], strict: bool):
-        ctx.save_for_backward(u)
-        ctx.derivative = derivative
+    def forward(u: Tensor, derivative: Callable[[Tensor], Tensor], strict: bool):
         return (u > 0 if strict else u >= 0).to(u.dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx, inputs, output):
+        u, ctx.derivative, _ = inputs
+        ctx.save_for_backward(u)
+
+    @staticmethod
     def backward(ctx, g: Tensor):
-        return g * ctx.derivative(*ctx.saved_tensors), None, None
+        return *_adjoint(g, *ctx.saved_tensors, ctx.derivative), None, None
+
+
+@only_once("a spike, whose surrogate gradient has no derivative here,")
+def _adjoint(g: Tensor, u: Tensor, derivative: Callable[[Tensor], Tensor]) -> tuple[Tensor]:
+    return (g * derivative(u),)
 
 
 def spike(

@@ -159,7 +159,7 @@ class StatefulLayer(NumbersInStateDict):
         if self.state is not None:
             part = next(p for p in self.state if p is not None)
             device = fn(part[:0]).device  # the device, but never a narrower dtype
-            self.state = State(*(p if p is None else p.to(device) for p in self.state))
+            self.state = self.state._make(p if p is None else p.to(device) for p in self.state)
         return self
 
     def _kept(self) -> dict:

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from snnkernels.backends import load
 from snnkernels.core import program_reference
+from snnkernels.core.derivatives import BackwardOnly, only_once
 from snnkernels.core.output_memory import empty_like
 from snnkernels.core.program import parse
 from snnkernels.core.strides import empty_rows
-from snnkernels.ops._registration import in_memory_order, lay_out, nothing, only_once, register
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+from snnkernels.ops._checks import state_dtype
+from snnkernels.ops._registration import in_memory_order, lay_out, nothing, register
 
 
 def _rows(out: Tensor, dtype: torch.dtype, *leading: int) -> Tensor:
@@ -28,7 +26,7 @@ def _rows(out: Tensor, dtype: torch.dtype, *leading: int) -> Tensor:
 
 
 def _forward_buffers(program, x, state, start, parameters, numbers, recorded, every, backend):
-    out, dtype = empty_like(x[0]), _compute_dtype(x[0])
+    out, dtype = empty_like(x[0]), state_dtype(x[0])
     outputs = [out if not recorded[0] else empty_like(out, dtype)]
     outputs += [empty_like(out, dtype if record else None) for record in recorded[1:]]
     kept = (x[0].shape[0] - 1) // every if every else 0
@@ -38,7 +36,7 @@ def _forward_buffers(program, x, state, start, parameters, numbers, recorded, ev
 
 def _full_states(state, start, like: Tensor) -> list[Tensor]:
     shape = like.shape[1:]
-    dtype = _compute_dtype(like)
+    dtype = state_dtype(like)
     return [
         torch.full(shape, number, dtype=dtype, device=like.device) if s is None else s
         for s, number in zip(state, start, strict=True)
@@ -56,7 +54,9 @@ def _program_forward(program, x, state, start, parameters, numbers, recorded, ev
     if backend == "torch":
         parsed = parse(program)
         full = _full_states(state, start, x[0])
-        values = program_reference.constants(parsed, parameters, numbers, full[0])
+        values = program_reference.constants(
+            parsed, parameters, numbers, full[0].dtype, full[0].device
+        )
         program_reference.forward(
             parsed,
             x,
@@ -102,7 +102,7 @@ def _backward_buffers(
     backend,
 ):
     out = torch.empty_like(x[0])
-    dtype = _compute_dtype(x[0])
+    dtype = state_dtype(x[0])
     wanted = iter(wanted)
     return [
         *(empty_like(out) if next(wanted) else out.new_empty(0) for _ in x),
@@ -152,15 +152,18 @@ def _program_backward(
     if backend == "torch":
         parsed = parse(program)
         full = _full_states(state, start, x[0])
-        values = program_reference.constants(parsed, parameters, numbers, full[0])
+        values = program_reference.constants(
+            parsed, parameters, numbers, full[0].dtype, full[0].device
+        )
         program_reference.backward(
             parsed, x, full, values, every, checkpoints, doutputs, dstates, **parts
         )
         return buffers
+    # Where no dx is wanted, only its strides are looked at.
     out = next((g for g in parts["dx"] if g is not None), None)
-    out = empty_like(x[0]) if out is None else out
+    out = torch.empty_like(x[0], device="meta") if out is None else out
     layout, sequences = lay_out(out, *x, *doutputs)
-    row = empty_rows(out)
+    row = empty_rows(out.to("meta"))
     load(f"{backend}_program").backward(
         layout,
         row,
@@ -198,7 +201,8 @@ register(
 )
 
 
-def _flat_backward(program, start, numbers, wanted, every, backend, counts, checkpoints, *tensors):
+@only_once("a fused neuron")
+def _run_backward(program, start, numbers, wanted, every, backend, counts, checkpoints, *tensors):
     """The backward op with its tensors side by side, where autograd sees them."""
     parts, first = [], 0
     for count in counts:
@@ -223,10 +227,7 @@ def _flat_backward(program, start, numbers, wanted, every, backend, counts, chec
     )
 
 
-_run_backward = only_once(_flat_backward, "a fused neuron")
-
-
-class FusedNeuron(torch.autograd.Function):
+class FusedNeuron(BackwardOnly):
     """One call of a traced neuron with a backward pass; tensors are x, then states, parameters."""
 
     @staticmethod

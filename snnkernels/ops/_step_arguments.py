@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 
 import torch
 from torch import Tensor
 
 from snnkernels.core.surrogates import Surrogate
+from snnkernels.ops._checks import state_dtype
 
 
 def step_name(step: Callable) -> str:
@@ -22,7 +24,7 @@ def sample_shaped(name: str, value: Tensor, x: Tensor) -> Tensor:
         raise TypeError(f"{name} must be a floating-point tensor; got {value.dtype}")
     if value.device != x.device:
         raise ValueError(f"{name} is on {value.device}, x is on {x.device}; they must be the same")
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = state_dtype(x)
     if value.dtype != dtype:
         value = value.to(dtype)
     sample = x.shape[2:]
@@ -83,7 +85,10 @@ def signature(step: Callable) -> tuple[tuple[str, ...], dict[str, object]]:
 
 
 def trace_options(parameters: dict, tensors: tuple[str, ...]) -> tuple:
-    """The parameters that are no tensors, hashable and with 1, 1.0 and True apart."""
+    """The parameters that are no tensors, with 1, 1.0 and True apart.
+
+    Hashable, and of what torch.compile takes for constants; `option_values` undoes it.
+    """
     options = []
     for name, value in parameters.items():
         if name in tensors:
@@ -92,10 +97,25 @@ def trace_options(parameters: dict, tensors: tuple[str, ...]) -> tuple:
             if math.isnan(value):
                 raise ValueError(f"{name} must not be NaN")
             options.append((name, "float", value.hex()))
-        elif value is None or isinstance(value, (bool, int, str, Surrogate)) or callable(value):
+        elif isinstance(value, Surrogate):
+            numbers = tuple(getattr(value, field.name) for field in fields(value))
+            options.append((name, type(value), numbers))
+        elif value is None or isinstance(value, (bool, int, str)) or callable(value):
             options.append((name, type(value).__name__, value))
         else:
             raise TypeError(
                 f"{name} must be a number, a tensor or an option such as a surrogate; got {value!r}"
             )
     return tuple(options)
+
+
+def option_values(options: tuple) -> dict[str, object]:
+    """The parameters that `trace_options` was given."""
+    values = {}
+    for name, kind, value in options:
+        if kind == "float":
+            value = float.fromhex(value)
+        elif isinstance(kind, type):
+            value = kind(*value)
+        values[name] = value
+    return values

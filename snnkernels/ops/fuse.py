@@ -11,15 +11,17 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from snnkernels.backends import choose, load
-from snnkernels.core import program_reference
+from snnkernels.backends import checkpoint_every, choose
+from snnkernels.core.derivatives import asks_for_gradients
 from snnkernels.core.program import equations, parse
+from snnkernels.core.program_reference import CHECKPOINT_EVERY
 from snnkernels.core.trace import Traced, trace
+from snnkernels.ops._checks import check_input, state_dtype
 from snnkernels.ops._program import FusedNeuron
-from snnkernels.ops._registration import check_input
 from snnkernels.ops._state_tuple import state_type
 from snnkernels.ops._step_arguments import (
     check_state_tensor,
+    option_values,
     recorded_outputs,
     sample_shaped,
     signature,
@@ -103,8 +105,10 @@ class FusedStep:
         states, start = self._check_state(state, first)
         backend = _choose(backend, first)
         tensors = (*x, *states, *values)
-        graph = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-        every = _checkpoint_every(backend) if graph else 0
+        graph = asks_for_gradients(*tensors)
+        every = 0
+        if graph:
+            every = CHECKPOINT_EVERY if backend == "torch" else checkpoint_every(backend)
         n = len(x)
         if graph:
             found = FusedNeuron.apply(
@@ -201,7 +205,7 @@ class FusedStep:
                 f"state must be None or a tuple with one value for each of {', '.join(names)}; "
                 f"got {got}"
             )
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        dtype = state_dtype(x)
         tensors: list[Tensor | None] = []
         start: list[float] = []
         for name, part in zip(names, state, strict=True):
@@ -276,8 +280,7 @@ def _traced(
 ) -> Traced:
     if step_name(step).endswith("<lambda>"):
         _warn_of_lambda(step.__code__)
-    numbers = {n: float.fromhex(v) if kind == "float" else v for n, kind, v in options}
-    return trace(step, inputs, states, outputs, tensors, numbers)
+    return trace(step, inputs, states, outputs, tensors, option_values(options))
 
 
 _lambdas: dict[object, int] = {}
@@ -306,12 +309,6 @@ def _numbers(*arguments) -> tuple[str, ...]:
 # torch.compiler.assume_constant_result without its import of the whole compiler.
 _text._dynamo_marked_constant = True
 _numbers._dynamo_marked_constant = True
-
-
-def _checkpoint_every(backend: str) -> int:
-    if backend == "torch":
-        return program_reference.CHECKPOINT_EVERY
-    return load(f"{backend}_program").CHECKPOINT_EVERY
 
 
 def _choose(backend: str, x: Tensor) -> str:
