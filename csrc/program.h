@@ -10,12 +10,13 @@
 namespace snn {
 
 // X(name, number of arguments)
-#define SNN_OPERATIONS(X)                                                                          \
-  X(add, 2)                                                                                        \
-  X(sub, 2) X(mul, 2) X(div, 2) X(min, 2) X(max, 2) X(pow, 2) X(ge, 2) X(gt, 2) X(le, 2) X(lt, 2)  \
-      X(eq, 2) X(ne, 2) X(where, 3) X(neg, 1) X(abs, 1) X(sign, 1) X(sqrt, 1) X(reciprocal, 1)     \
-          X(exp, 1) X(log, 1) X(tanh, 1) X(sigmoid, 1) X(sin, 1) X(cos, 1) X(floor, 1) X(trunc, 1) \
-              X(round, 1) X(complement, 1)
+// clang-format off
+#define SNN_OPERATIONS(X)                                                                 \
+  X(add, 2) X(sub, 2) X(mul, 2) X(div, 2) X(min, 2) X(max, 2) X(pow, 2)                    \
+  X(ge, 2) X(gt, 2) X(le, 2) X(lt, 2) X(eq, 2) X(ne, 2) X(where, 3)                        \
+  X(neg, 1) X(abs, 1) X(sign, 1) X(sqrt, 1) X(reciprocal, 1) X(exp, 1) X(log, 1) X(tanh, 1) \
+  X(sigmoid, 1) X(sin, 1) X(cos, 1) X(floor, 1) X(trunc, 1) X(round, 1) X(complement, 1)
+// clang-format on
 
 // A condition as a number, and a number as a condition.
 template <class F, class M>
