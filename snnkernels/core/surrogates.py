@@ -34,7 +34,7 @@ class Surrogate:
         """Check that every number is finite and positive."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "height" and value is None:
+            if value is None and field.default is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(
