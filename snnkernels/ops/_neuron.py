@@ -166,7 +166,8 @@ class _Neuron(BackwardOnly):
 
     @staticmethod
     def backward(ctx, *gradients):
-        x, *tensors, _ = ctx.saved_tensors
+        saved = ctx.saved_tensors  # asked for once: a checkpoint gives each of them once
+        x, *tensors, _ = saved
         # torch.compile makes gradients on outputs that are not there.
         by_output = _absent_as_none(Call.of(tensors, *ctx.rest[:2]), gradients)
         arriving = Arriving(*(getattr(by_output, name) for name in Arriving._fields))
@@ -177,7 +178,7 @@ class _Neuron(BackwardOnly):
         if arriving.penalty is not None:  # of a mean, on its terms
             arriving = arriving._replace(penalty=arriving.penalty / max(x.numel(), 1))
         wanted = [needs[name] for name in Gradients._fields]
-        made = _run_backward(*ctx.saved_tensors, *arriving, *ctx.rest, wanted)
+        made = _run_backward(*saved, *arriving, *ctx.rest, wanted)
         made = dict(zip(Gradients._fields, made, strict=True))
         return (*(made[name] if need else None for name, need in needs.items()), *nowhere)
 

@@ -136,6 +136,29 @@ def test_the_state_moves_with_the_layer(make):
     assert all(p.is_meta for p in parts(layer))
 
 
+def test_a_state_from_inference_starts_training(make):
+    x = currents()
+    layer, want = make(stateful=True), make(stateful=True)
+    with torch.inference_mode():
+        layer(x[:5])
+    with torch.no_grad():
+        want(x[:5])
+    grads = []
+    for each in (layer, want):
+        leaf = x[5:].clone().requires_grad_()
+        each(leaf).square().sum().backward()
+        grads.append(leaf.grad)
+    assert torch.equal(*grads)
+
+
+def test_values_may_be_put_into_a_state_with_a_graph(make):
+    x, layer = currents(), make(stateful=True)
+    layer(x[:5].requires_grad_())
+    for p in parts(layer):
+        p[..., 1, :] = 0
+    layer(x[5:]).square().sum().backward()
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_checkpoint_recomputes_rightly_or_not_at_all(make, reentrant):
     for stateful in (False, True):
