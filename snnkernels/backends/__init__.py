@@ -58,6 +58,12 @@ def checkpoint_every(name: str) -> int:
 
 
 @_constant
+def check_name(name: str) -> None:
+    """Raise a ValueError unless ``backend=`` takes the name, on whatever machine."""
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}; got {name!r}")
+
+
 def max_order(name: str) -> float:
     """The highest order of a filter, feedback or input, that a backend's `iir` takes."""
     return math.inf if name == "torch" else load(name).MAX_ORDER
@@ -140,8 +146,7 @@ def choose(
             and _has(n, op)
             and (op != "iir" or order <= max_order(n))
         )
-    if name not in BACKENDS:
-        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}; got {name!r}")
+    check_name(name)
     reason = why_unavailable(name, device_type)
     if reason is not None:
         raise RuntimeError(f"backend={name!r} cannot run on device {device_type!r}: {reason}")

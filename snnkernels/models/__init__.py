@@ -19,6 +19,7 @@ from snnkernels.models.rsnn import RSNN, RecurrentClassifier
 from snnkernels.models.s_resnet import SResNet
 from snnkernels.models.scnn import RSCNN, TSCNN, WSCNN
 from snnkernels.models.sts_resnet import ConvSNN, STSResNet
+from snnkernels.nn._numbers import number_keys
 from snnkernels.nn.lif import LIF
 from snnkernels.nn.norm import BNTT
 from snnkernels.nn.readout import LeakyReadout
@@ -140,8 +141,7 @@ def load(model: nn.Module, checkpoint: Mapping[str, Tensor] | str | PathLike) ->
     if not isinstance(checkpoint, Mapping):
         checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
     own = model.state_dict()
-    tensors = (model.named_parameters, model.named_buffers)
-    needed = {k for named in tensors for k, _ in named(remove_duplicate=False)}
+    needed = own.keys() - number_keys(model)
     differences = {
         "missing from the checkpoint": [k for k in own if k in needed and k not in checkpoint],
         "unknown to the network": [k for k in checkpoint if k not in own],

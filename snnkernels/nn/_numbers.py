@@ -44,3 +44,13 @@ class NumbersInStateDict(nn.Module):
             else:
                 shape = list(state_dict[key].shape)
                 errors.append(f"size mismatch for {key}: {shape} in the checkpoint, a number here")
+
+
+def number_keys(module: nn.Module) -> set[str]:
+    """The keys of a ``state_dict`` that hold numbers, which one of an earlier version has not."""
+    return {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, part in module.named_modules(remove_duplicate=False)
+        if isinstance(part, NumbersInStateDict)
+        for name in part._numbers
+    }

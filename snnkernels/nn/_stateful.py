@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from snnkernels.core.checks import check_whole
 from snnkernels.core.state import State
 from snnkernels.nn._numbers import NumbersInStateDict
+from snnkernels.ops._checks import check_number, check_values
 from snnkernels.ops._time_chunks import largest_pole
 
 
@@ -39,32 +40,56 @@ class StatefulLayer(NumbersInStateDict):
 
     def _coefficient(self, name: str, value: float | Tensor, learn: bool) -> None:
         """Keep ``value`` as a parameter, a buffer or a plain number, under ``name``."""
-        if not isinstance(value, Tensor) and not learn and self.channels is None:
-            self._number(name, float(value))
-            return
-        tensor = torch.as_tensor(value, dtype=torch.float32).detach().clone()
+        if not isinstance(value, Tensor):
+            value = check_number(name, value)
+            if not learn and self.channels is None:
+                self._number(name, value)
+                return
+        tensor = torch.as_tensor(value, dtype=torch.float32)
+        check_values(name, tensor, tensor)
+        if tensor.numel() == 1:
+            tensor = tensor.reshape(() if self.channels is None else 1)
+        elif not tensor.shape[0] == tensor.numel() == self.channels:
+            allowed = "" if self.channels is None else f" or [channels] = [{self.channels}]"
+            raise ValueError(
+                f"{name} must be a number{allowed}; got shape {list(tensor.shape)} with "
+                f"channels={self.channels}"
+            )
         if self.channels is not None:
-            if tensor.ndim and tensor.shape != (self.channels,):
-                raise ValueError(
-                    f"{name} must be a number or [channels] = [{self.channels}]; "
-                    f"got shape {list(tensor.shape)}"
-                )
-            tensor = tensor.expand(self.channels).clone()
-        if learn:
-            self.register_parameter(name, nn.Parameter(tensor))
-        else:
-            self.register_buffer(name, tensor)
+            tensor = tensor.reshape(-1).expand(self.channels)
+        self._keep(name, tensor, learn)
 
-    def _filter(self, name: str, value: Tensor | Sequence[float], learn: bool) -> None:
-        """Keep the coefficients of a filter, `[lags]` or `[channels, lags]`, under ``name``."""
-        tensor = torch.as_tensor(value, dtype=torch.float32).detach().clone()
-        if self.channels is not None:
-            if tensor.ndim > 1 and tensor.shape[0] != self.channels:
+    def _filters(
+        self, alpha: Tensor | Sequence[float], beta: Tensor | Sequence[float], learn: bool
+    ) -> None:
+        """Keep the coefficients of a filter, each `[lags]` or `[channels, lags]`."""
+        channels = None if self.channels is None else {self.channels}
+        for name, value, least in (("alpha", alpha, 0), ("beta", beta, 1)):
+            try:
+                tensor = torch.as_tensor(value, dtype=torch.float32)
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"{name} must be a tensor or a sequence of numbers; got {value!r}"
+                ) from error
+            check_values(name, tensor, tensor)
+            shape = list(tensor.shape)
+            if tensor.ndim not in (1, 2) or shape[-1] < least:
                 raise ValueError(
-                    f"{name} must be [lags] or [channels, lags] with {self.channels} channels; "
-                    f"got shape {list(tensor.shape)}"
+                    f"{name} must be [lags] or [channels, lags], lags >= {least}; got shape {shape}"
                 )
-            tensor = tensor.expand(self.channels, -1).clone()
+            if tensor.ndim == 2:
+                channels = channels or {shape[0]}
+                if shape[0] not in channels:
+                    raise ValueError(
+                        f"{name} must be [lags] or [channels, lags] with {channels.pop()} "
+                        f"channels; got shape {shape}"
+                    )
+            if self.channels is not None:
+                tensor = tensor.expand(self.channels, -1)
+            self._keep(name, tensor, learn)
+
+    def _keep(self, name: str, tensor: Tensor, learn: bool) -> None:
+        tensor = tensor.detach().clone()
         if learn:
             self.register_parameter(name, nn.Parameter(tensor))
         else:

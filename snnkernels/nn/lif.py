@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from snnkernels.backends import check_name
 from snnkernels.core.surrogates import Surrogate
 from snnkernels.nn._stateful import StatefulLayer, in_backward
+from snnkernels.ops._checks import (
+    MAX_SYNAPSE_ORDER,
+    check_orders,
+    check_pair,
+    check_policy,
+    check_regulariser,
+)
 from snnkernels.ops.lif import DEFAULT_SURROGATE, lif
 
 
@@ -95,10 +102,19 @@ class LIF(StatefulLayer):
             self._coefficient("trace_decay", trace_decay, learn_trace_decay)
         self.has_synapse = synapse is not None
         if self.has_synapse:
-            if not isinstance(synapse, (tuple, list)) or len(synapse) != 2:
-                raise TypeError(f"synapse must be None or a pair (alpha, beta); got {synapse!r}")
-            self._filter("alpha", synapse[0], learn_synapse)
-            self._filter("beta", synapse[1], learn_synapse)
+            check_pair(synapse)
+            self._filters(*synapse, learn_synapse)
+            check_orders("synapse ", self.alpha, self.beta, MAX_SYNAPSE_ORDER)
+        refractory, v_reset = check_policy(
+            reset=reset,
+            refractory=refractory,
+            detach_reset=detach_reset,
+            v_reset=v_reset,
+            surrogate=surrogate,
+            record=record,
+            has_trace_decay=trace_decay is not None,
+        )
+        check_name(backend)
         self.options = {
             "v_reset": v_reset,
             "reset": reset,
@@ -106,12 +122,10 @@ class LIF(StatefulLayer):
             "refractory": refractory,
             "surrogate": surrogate,
             "record": record,
-            "regulariser": regulariser,
+            "regulariser": check_regulariser(regulariser),
             "backend": backend,
         }
         self.penalty: Tensor | None = None
-        self(torch.zeros(0, 1, channels or 1))  # an unknown option is an error here, not later
-        self.penalty = None
         if self.has_synapse:
             self._warn_if_unstable(self.alpha)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snnkernels.backends import check_name
 from snnkernels.nn._stateful import StatefulLayer
 from snnkernels.ops.lif import lif
 
@@ -54,10 +55,10 @@ class LeakyReadout(StatefulLayer):
         super().__init__(stateful, channels)
         if output not in ("last", "mean"):
             raise ValueError(f"output must be 'last' or 'mean'; got {output!r}")
+        check_name(backend)
         self._coefficient("decay", decay, learn_decay)
         self.output = output
         self.backend = backend
-        self(torch.zeros(0, 1, channels or 1))
 
     def step(self, x_t: Tensor) -> Tensor:
         """Integrate one step `[N, *]` of a stream, carrying the state, stateful or not.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from snnkernels.backends import check_name
 from snnkernels.core.state import State
 from snnkernels.nn._stateful import StatefulLayer
 from snnkernels.nn.lif import LIF
@@ -107,10 +108,9 @@ class IIRSynapse(StatefulLayer):
         backend: str = "auto",
     ) -> None:
         super().__init__(stateful, channels)
+        check_name(backend)
         self.backend = backend
-        self._filter("alpha", alpha, learn)
-        self._filter("beta", beta, learn)
-        self(torch.zeros(0, 1, channels or (self.beta.shape[0] if self.beta.ndim > 1 else 1)))
+        self._filters(alpha, beta, learn)
         self._warn_if_unstable(self.alpha)
 
     @classmethod

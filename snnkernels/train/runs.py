@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from snnkernels.core.files import write_whole
+from snnkernels.nn._numbers import number_keys
 
 LAST = "last.ckpt"  # of a run that is not finished
 FINISHED = "model.ckpt"
@@ -82,7 +83,7 @@ def load_checkpoint(path: Path, module: nn.Module, *keys: str) -> dict:
     theirs, ours = checkpoint["state_dict"], module.state_dict()
     differ = [
         name
-        for name in sorted({*theirs, *ours})
+        for name in sorted({*theirs, *ours.keys() - number_keys(module)})
         if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape
     ]
     if differ:
