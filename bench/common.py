@@ -65,10 +65,10 @@ def machine() -> dict:
 
 
 def markdown(rows: list[dict]) -> str:
-    """Rows with the same keys as a Markdown table."""
-    keys = list(rows[0])
+    """Rows as a Markdown table; a key that a row lacks is a dash."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
     lines = [" | ".join(keys), " | ".join("---" for _ in keys)]
-    lines += [" | ".join(_show(row[key]) for key in keys) for row in rows]
+    lines += [" | ".join(_show(row.get(key)) for key in keys) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)
 
 

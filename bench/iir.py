@@ -1,15 +1,17 @@
 """Times the filter and the fused synapse on the CPU: ``python bench/iir.py``.
 
-Forward and backward together. Kernels run on written buffers, in turns with the naive loop over
-``x.unbind(0)`` (backward by autograd) or with the bare LIF kernel; long records of few neurons run
-through the op, in chunks of time and as one sequence. Results are compared with the reference
-first. Every row is a median over rounds in which all of its functions run.
+Forward and backward together. First op against op, allocations and autograd on both sides: ``iir``
+against the loop over ``x.unbind(0)``, and long records of few neurons in chunks of time against
+one sequence. Then kernels on buffers written before: the filter against a copy, LIF with a synapse
+against LIF without. Results are compared with the reference first. Every row is a median over
+rounds in which all of its functions run.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -84,63 +86,81 @@ def neuron_kernels(x, ds, **synapse):
     return run
 
 
-def row(what: str, x, baseline: str, theirs, ours, values: int, seconds: float) -> dict:
-    """Time two functions in turns with a copy of x.
+def row(what: str, x, values: int, seconds: float, ours, baseline: str = "", theirs=None) -> dict:
+    """Time a function in turns with its baseline, where there is one, and with a copy of x.
 
     Args:
         what: is measured.
         x: [T, N].
-        baseline: what ``theirs`` is.
-        theirs: the baseline.
-        ours: what is measured.
         values: float32 that ``ours`` must move for each neuron and step, checkpoints left out.
         seconds: how long.
+        ours: what is measured.
+        baseline: what ``theirs`` is.
+        theirs: the baseline.
     """
     to = torch.zeros_like(x)
 
     def copy():
         cpp._core.stream(to.data_ptr(), x.data_ptr(), 0, x.numel(), torch.get_num_threads())
 
-    runs = {"theirs": theirs, "ours": ours, "copy": copy}
+    runs = {"ours": ours, "copy": copy} | ({"theirs": theirs} if theirs else {})
     times = interleave(runs, seconds, twice="ours")
+    against = {}
+    if theirs:
+        against = {
+            "baseline": baseline,
+            "baseline ms": 1e3 * times.median("theirs"),
+            "baseline / it": times.ratio("theirs", "ours"),
+        }
     return {
         "what": what,
         "T": x.shape[0],
         "N": x.shape[1],
-        "baseline": baseline,
-        "baseline ms": 1e3 * times.median("theirs"),
         "ms": 1e3 * times.median("ours"),
-        "baseline / it": times.ratio("theirs", "ours"),
+        **against,
         "noise": times.noise,
         "it / copy of as many bytes": times.ratio("ours", "copy") * 2 / values,
     }
 
 
+def against_loop(T: int, N: int, alpha, beta, seconds: float) -> list[dict]:
+    """The op against the naive loop, both with all that autograd does."""
+    x, df, rows = torch.randn(T, N), torch.randn(T, N), []
+    for name, learn in (("fixed", False), ("learned", True)):
+        leaves = [
+            c.clone().requires_grad_(need) for c, need in ((x, True), (alpha, learn), (beta, learn))
+        ]
+
+        def both(run, leaves=leaves):
+            f = run(*leaves)
+            return f.detach(), *torch.autograd.grad(f, [t for t in leaves if t.requires_grad], df)
+
+        ours = partial(both, lambda *call: iir(*call, backend="cpp")[0])
+        theirs = partial(both, naive)
+        for got, want in zip(ours(), theirs(), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
+        what = f"iir, coefficients {name}"
+        rows.append(row(what, x, 4 + learn, seconds, ours, "unbind loop", theirs))
+    return rows
+
+
 def written_buffers(T: int, N: int, alpha, beta, seconds: float) -> list[dict]:
-    """The kernels alone: the filter against the naive loop, the fused synapse against none."""
+    """The kernels alone: the filter, and LIF with a synapse against LIF without."""
     x, df = torch.randn(T, N), torch.randn(T, N)
     leaf = x.clone().requires_grad_()
     want = iir(leaf, alpha, beta, backend="torch")[0]
     (want_dx,) = torch.autograd.grad(want, leaf, df)
     rows = []
-
-    def loop():
-        torch.autograd.grad(naive(leaf, alpha, beta), leaf, df)
-
-    def learned_loop():
-        a, b = (c.clone().requires_grad_() for c in (alpha, beta))
-        torch.autograd.grad(naive(leaf, a, b), (leaf, a, b), df)
-
-    for name, baseline, learn in (("fixed", loop, False), ("learned", learned_loop, True)):
+    for name, learn in (("fixed", False), ("learned", True)):
         kernel, f, dx = filter_kernels(x, df, alpha, beta, learn)
         kernel()
         if not (torch.equal(f, want.detach()) and torch.equal(dx, want_dx)):
             raise SystemExit(f"T={T}, N={N}: the kernel is not the reference; nothing is timed")
-        what = f"filter, coefficients {name}"
-        rows.append(row(what, x, "unbind loop", baseline, kernel, 4 + learn, seconds))
+        rows.append(row(f"filter, coefficients {name}", x, 4 + learn, seconds, kernel))
     a, b = lags_first(alpha, beta)
     bare, fused = neuron_kernels(x, df), neuron_kernels(x, df, alpha=a, beta=b)
-    rows.append(row("LIF with synapse", x, "bare LIF kernel", bare, fused, 5, seconds))
+    rows.append(row("LIF", x, 5, seconds, bare))
+    rows.append(row("LIF with synapse", x, 5, seconds, fused, "LIF", bare))
     return rows
 
 
@@ -155,7 +175,7 @@ def over_time(T: int, N: int, alpha, beta, seconds: float) -> dict:
     for got, want in zip(run(False), run(True), strict=True):
         torch.testing.assert_close(got, want)
     ours, theirs = (lambda: run(False)), (lambda: run(True))
-    return row("iir, chunks of time", x.detach(), "sequential", theirs, ours, 4, seconds)
+    return row("iir, chunks of time", x.detach(), 4, seconds, ours, "sequential", theirs)
 
 
 def main() -> None:
@@ -165,17 +185,32 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     alpha, beta = (torch.tensor(c) for c in synapses.dual_exponential(8.0, 2.0))
-    command, rows = " ".join(["python bench/iir.py", *sys.argv[1:]]), []
+    command = " ".join(["python bench/iir.py", *sys.argv[1:]])
+    about, results = machine(), {"ops": [], "kernels": []}
+
+    def keep(part: str, rows: list[dict]) -> str:
+        """Write all that is there so far: it outlives Ctrl-C."""
+        results[part] += rows
+        path = save("iir", command, results, arguments.out)
+        head = (
+            f"`{command}` on {about['cpu']}, {about['threads']} threads, commit {about['commit']}"
+        )
+        text = f"{head}\n\nOp against op, allocations and autograd on both sides:\n\n"
+        text += markdown(results["ops"])
+        if results["kernels"]:
+            text += "\n\nKernels alone, on buffers written before:\n\n" + markdown(
+                results["kernels"]
+            )
+        path.with_suffix(".md").write_text(text + "\n")
+        return f"{text}\n{path}"
+
     for T, N in SIZES:
-        rows += written_buffers(T, N, alpha, beta, arguments.seconds)
-        path = save("iir", command, rows, arguments.out)  # what is there outlives Ctrl-C
+        keep("ops", against_loop(T, N, alpha, beta, arguments.seconds))
     for T, N in LONG:
-        rows.append(over_time(T, N, alpha, beta, arguments.seconds))
-        path = save("iir", command, rows, arguments.out)
-    about = machine()
-    head = f"`{command}` on {about['cpu']}, {about['threads']} threads, commit {about['commit']}"
-    path.with_suffix(".md").write_text(f"{head}\n\n{markdown(rows)}\n")
-    print(f"{markdown(rows)}\n{path}")
+        keep("ops", [over_time(T, N, alpha, beta, arguments.seconds)])
+    for T, N in SIZES:
+        text = keep("kernels", written_buffers(T, N, alpha, beta, arguments.seconds))
+    print(text)
 
 
 if __name__ == "__main__":
