@@ -74,9 +74,9 @@ def keep_freed_memory(keep: bool = True) -> bool:
 
     Args:
         keep: False undoes an earlier True: malloc has the settings again that the process started
-            with (MALLOC_MMAP_MAX_ and MALLOC_TRIM_THRESHOLD_, or glibc's defaults), and what was
-            kept is given back, see `release_freed_memory`. Without an earlier True the settings
-            are left alone: a program may have made its own. Default: True.
+            with (``MALLOC_MMAP_MAX_`` and ``MALLOC_TRIM_THRESHOLD_``, or glibc's defaults), and
+            what was kept is given back, see `release_freed_memory`. Without an earlier True the
+            settings are left alone: a program may have made its own. Default: True.
 
     Returns:
         True where it took effect; False where the C library is not glibc.
