@@ -57,13 +57,13 @@ def checkpoint_every(name: str) -> int:
     return load(name).CHECKPOINT_EVERY
 
 
-@_constant
 def check_name(name: str) -> None:
     """Raise a ValueError unless ``backend=`` takes the name, on whatever machine."""
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}; got {name!r}")
 
 
+@_constant
 def max_order(name: str) -> float:
     """The highest order of a filter, feedback or input, that a backend's `iir` takes."""
     return math.inf if name == "torch" else load(name).MAX_ORDER
