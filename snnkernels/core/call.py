@@ -6,8 +6,10 @@ by `Call.flatten`, and is made of them again by `Call.of`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from snnkernels.core.state import State
@@ -113,11 +115,29 @@ class Call(NamedTuple):
         coefficients = [getattr(self, name) for name in COEFFICIENTS]
         tensors = [c.tensor for c in coefficients] + [self.alpha, self.beta, *self.state]
         numbers = [c.number for c in coefficients] + [getattr(self, name) for name in _NUMBERS]
-        return tensors, [getattr(self, name) for name in _OPTIONS], numbers
+        numbers, traced = without_open(numbers)
+        return [*tensors, traced], [getattr(self, name) for name in _OPTIONS], numbers
 
     @classmethod
-    def of(cls, tensors: list[Tensor | None], options: list[int], numbers: list[float]) -> Call:
-        """The call that `flatten` made these lists of."""
+    def of(
+        cls,
+        tensors: list[Tensor | None],
+        options: list[int],
+        numbers: list[float],
+        *,
+        to_run: bool = False,
+    ) -> Call:
+        """The call that `flatten` made these lists of.
+
+        Args:
+            tensors: as of `flatten`, as the following arguments.
+            options: as there.
+            numbers: as there.
+            to_run: read numbers that a tracer left open, too; a tracer has no values to be read.
+        """
+        *tensors, traced = tensors
+        if to_run and traced is not None:
+            numbers = traced.tolist()
         count = len(COEFFICIENTS)
         pairs = zip(COEFFICIENTS, tensors, numbers, strict=False)
         return cls(
@@ -131,9 +151,40 @@ class Call(NamedTuple):
 
 
 COEFFICIENTS = ("decay", "v_threshold", "gain", "trace_decay")
-TENSORS = (*COEFFICIENTS, "alpha", "beta", *State._fields)
+TENSORS = (*COEFFICIENTS, "alpha", "beta", *State._fields, "open_numbers")
 _OPTIONS = tuple(name for name, value in Call._field_defaults.items() if type(value) is int)
 _NUMBERS = tuple(name for name, value in Call._field_defaults.items() if type(value) is float)
+
+
+def is_open(number: float) -> bool:
+    """Whether torch.compile has left the value of a number open, to make one graph for any."""
+    if not torch.compiler.is_compiling():
+        return False
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return not has_static_value(number)
+
+
+def as_tensor(numbers: Sequence, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Numbers, or sequences of them, as a tensor; those that are left open too.
+
+    A constructor of tensors would fix the value of an open number, a product does not.
+    """
+    if isinstance(numbers, (list, tuple)):
+        return torch.stack([as_tensor(number, dtype, device) for number in numbers])
+    return torch.ones((), dtype=dtype, device=device) * numbers
+
+
+def without_open(numbers: list[float]) -> tuple[list[float], Tensor | None]:
+    """Numbers with 0 for those left open, and all of them as a tensor where there is one.
+
+    The list is a constant of the graph; a float64 tensor on the CPU is an input.
+    """
+    places = [is_open(number) for number in numbers]
+    if not any(places):
+        return numbers, None
+    closed = [0.0 if place else number for place, number in zip(places, numbers, strict=True)]
+    return closed, as_tensor(numbers, torch.float64, "cpu")
 
 
 class Outputs(NamedTuple):

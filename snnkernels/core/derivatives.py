@@ -66,4 +66,4 @@ def is_transformed() -> bool:
 
     Nor do they tell there whether a gradient is asked for.
     """
-    return torch._C._are_functorch_transforms_active()
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snnkernels.core.call import as_tensor
 from snnkernels.core.derivatives import BackwardOnly, only_once
 from snnkernels.core.state import State
 from snnkernels.core.surrogates import Surrogate
@@ -62,18 +63,16 @@ class HardReset(BackwardOnly):
     """``v_reset where r > 0, else h``; its derivative by r is that of ``(1 - r) h + r v_reset``."""
 
     @staticmethod
-    def forward(h: Tensor, r: Tensor, v_reset: float):
+    def forward(h: Tensor, r: Tensor, v_reset: Tensor):
         return torch.where(r > 0, v_reset, h)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *kept, ctx.v_reset = inputs
-        ctx.save_for_backward(*kept)
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, g: Tensor):
-        dh, dr = _reset_adjoint(g, *ctx.saved_tensors, ctx.v_reset, ctx.needs_input_grad[1])
-        return dh, dr, None
+        return *_reset_adjoint(g, *ctx.saved_tensors, ctx.needs_input_grad[1]), None
 
 
 @only_once(NO_SECOND)
@@ -114,7 +113,7 @@ def _beyond(offset: Tensor, tolerance: float) -> Tensor:
 
 def _coefficient(value: float | Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     """A float, 0-d tensor or [C] tensor as a tensor that broadcasts against x[t] = [N, C, *]."""
-    value = torch.as_tensor(value, dtype=dtype, device=x.device)
+    value = value.to(dtype) if isinstance(value, Tensor) else as_tensor(value, dtype, x.device)
     return value if value.ndim == 0 else value.view(-1, *[1] * (x.ndim - 3))
 
 
@@ -194,6 +193,7 @@ def lif(
     dtype = torch.promote_types(x.dtype, torch.float32)
     a = _coefficient(decay, x, dtype)
     theta = _coefficient(v_threshold, x, dtype)
+    v_reset = _coefficient(v_reset, x, dtype)
     v = torch.zeros(x.shape[1:], dtype=dtype, device=x.device) if state.v is None else state.v
     wait = state.refractory
     if refractory and wait is None:

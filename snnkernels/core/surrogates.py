@@ -15,10 +15,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from snnkernels.core.call import as_tensor
+
 
 def _divide(numerator: float, denominator: Tensor) -> Tensor:
     # `number / tensor` multiplies by a reciprocal and rounds twice; the kernels divide once.
-    return torch.true_divide(torch.full_like(denominator, numerator), denominator)
+    return as_tensor(numerator, denominator.dtype, denominator.device) / denominator
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Surrogate:
                 raise TypeError(
                     f"{type(self).__name__}: {field.name} must be a number, got {value!r}"
                 )
-            if not (math.isfinite(value) and value > 0):
+            if not 0 < value < math.inf:  # no call of math's, which torch.compile would not trace
                 raise ValueError(
                     f"{type(self).__name__}: {field.name} must be finite and > 0, got {value!r}"
                 )

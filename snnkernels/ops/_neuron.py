@@ -56,7 +56,7 @@ def _forward_buffers(x, *flat):
 
 
 def _neuron_forward(x, *flat):
-    call, backend = _call(flat), flat[-1]
+    call, backend = _call(flat, to_run=True), flat[-1]
     made = _forward_buffers(x, *flat)
     outputs = _absent_as_none(call, made)
     if x.numel() == 0:
@@ -70,9 +70,9 @@ def _neuron_forward(x, *flat):
     return made
 
 
-def _call(flat: tuple) -> Call:
+def _call(flat: tuple, to_run: bool = False) -> Call:
     """The call in the arguments of an op: tensors first; options, numbers, backend last."""
-    return Call.of(flat[: len(TENSORS)], *flat[-3:-1])
+    return Call.of(flat[: len(TENSORS)], *flat[-3:-1], to_run=to_run)
 
 
 def _absent_as_none(call: Call, outputs: tuple[Tensor, ...]) -> Outputs:
@@ -97,7 +97,7 @@ def _backward_buffers(x, *flat):
 def _neuron_backward(x, *flat):
     made = _backward_buffers(x, *flat)
     *flat, wanted = flat
-    call, backend = _call(flat), flat[-1]
+    call, backend = _call(flat, to_run=True), flat[-1]
     checkpoints, *arriving = flat[len(TENSORS) : -3]
     arriving = Arriving(*arriving)
     gradients = Gradients(*(t if w else None for t, w in zip(made, wanted, strict=True)))
@@ -194,14 +194,8 @@ def run(x: Tensor, call: Call, backend: str) -> tuple[Tensor, Tensor | None, Ten
     Returns:
         s, h or None, the mean penalty or None, the state after the last step.
     """
-    tensors, options, numbers = call.flatten()
-    if asks_for_gradients(x, *tensors):
-        outputs = _Neuron.apply(x, *tensors, options, numbers, backend)
-    else:
+    if not asks_for_gradients(x, *call.flatten()[0]):
         call = call._replace(checkpoint_every=0)
-        *outputs, penalty = torch.ops.snnkernels.neuron_forward(
-            x, *tensors, *call.flatten()[1:], backend
-        )
-        outputs.append(_mean_penalty(x, penalty) if call.regularise else penalty)
-    made = _absent_as_none(call, outputs)
+    tensors, *rest = call.flatten()
+    made = _absent_as_none(call, _Neuron.apply(x, *tensors, *rest, backend))
     return made.s, made.h, made.penalty, made.state

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from snnkernels.backends import choose, load
-from snnkernels.core.derivatives import only_once
+from snnkernels.core.derivatives import BackwardOnly, is_transformed, only_once
 from snnkernels.core.output_memory import empty_like, empty_strided
 from snnkernels.ops._registration import register
 
@@ -135,14 +135,14 @@ def _invertible(x: Tensor, weight: Tensor) -> bool:
     """Whether out / weight is (x - mean) / sqrt(var + eps) to a few roundings."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or is_transformed():
         return False
     # A product with anything larger than the root of the smallest normal number is normal itself,
     # or so small beside 1 that its rounding is nothing.
     return bool(weight.abs().min() >= torch.finfo(x.dtype).tiny ** 0.5)
 
 
-class NormaliseSteps(torch.autograd.Function):
+class NormaliseSteps(BackwardOnly):
     """out = weight (x - mean) / sqrt(var + eps), with mean and variance per step and channel.
 
     On a CPU the bits are those of one `torch.nn.BatchNorm2d` per step in the same memory format.
@@ -150,20 +150,24 @@ class NormaliseSteps(torch.autograd.Function):
     (x - mean) / sqrt(var + eps) is out / weight (Rota Bulò et al. 2018). x is kept where that
     quotient is no better than the output's rounding: in half precision, and where a weight is 0 or
     next to it. It is kept on a GPU, which would have to stop for a look at the weights, and in a
-    compiled graph.
+    compiled graph, and under torch.func.
 
     Where every step is channels_last, float32 runs in the C++ kernels on a CPU, and float32,
     bfloat16 and float16 in the Triton kernels on a GPU; all else, float64 too, in tensor ops.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        out, mean, rstd = torch.ops.snnkernels.bntt_forward(x, weight, eps)
+    def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.ops.snnkernels.bntt_forward(x, weight, eps)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, _ = inputs
+        out, mean, rstd = output
         ctx.invertible = _invertible(x, weight)
         ctx.save_for_backward(out if ctx.invertible else x, mean, rstd, weight)
         ctx.mark_non_differentiable(mean, rstd)
         ctx.set_materialize_grads(False)
-        return out, mean, rstd
 
     @staticmethod
     def backward(ctx, dout: Tensor | None, *_):

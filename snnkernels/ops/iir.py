@@ -244,11 +244,8 @@ def iir(
     check_orders("", alpha, beta, max_order(backend), hint)
     alpha, beta = lags_first(alpha, beta)
     chunks = 0 if sequential else _chunks(x, alpha, beta)
-    graph = asks_for_gradients(x, state, alpha, beta)
-    learns = graph and asks_for_gradients(alpha, beta)
-    run = _Iir.apply if graph else torch.ops.snnkernels.iir_forward
-    every = checkpoint_every(backend) if learns else 0
-    return run(x, state, alpha, beta, every, chunks, backend)[:2]
+    every = checkpoint_every(backend) if asks_for_gradients(alpha, beta) else 0
+    return _Iir.apply(x, state, alpha, beta, every, chunks, backend)[:2]
 
 
 def _chunks(x: Tensor, alpha: Tensor, beta: Tensor) -> int:
