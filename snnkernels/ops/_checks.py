@@ -14,7 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from snnkernels.core.call import RESETS, Coefficient
+from snnkernels.core.call import RESETS, Coefficient, as_tensor
+from snnkernels.core.derivatives import is_transformed
 from snnkernels.core.state import State
 from snnkernels.core.surrogates import SURROGATES, Surrogate
 
@@ -63,6 +64,7 @@ def check_policy(
         raise TypeError(f"surrogate must be an instance of one of {names}; got {surrogate!r}")
     if record is not None and record != "h":
         raise ValueError(f"record must be None or 'h'; got {record!r}")
+    refractory = _python_number(refractory)
     if isinstance(refractory, bool) or not isinstance(refractory, numbers.Integral):
         raise TypeError(f"refractory must be a whole number of steps >= 0; got {refractory!r}")
     if not 0 <= refractory <= MAX_REFRACTORY:
@@ -74,16 +76,22 @@ def check_policy(
             "trace_decay goes with reset='trace' and only with it; "
             f"got {'one' if has_trace_decay else 'None'} with reset={reset!r}"
         )
-    if isinstance(v_reset, Tensor) and v_reset.ndim == 0 and not v_reset.requires_grad:
-        v_reset = v_reset.item()
     return int(refractory), check_number("v_reset", v_reset)
 
 
-def check_number(name: str, value: float) -> float:
+def _python_number(value):
+    """The number in a tensor of one value without a gradient; anything else as it is."""
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad:
+        return value.item()
+    return value
+
+
+def check_number(name: str, value: float | Tensor) -> float:
     """A number that is not NaN, as a Python float, or an error."""
+    value = _python_number(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number; got {value!r}")
-    if math.isnan(value):
+    if value != value:  # torch.compile does not trace math.isnan
         raise ValueError(f"{name} must not be NaN; got nan")
     return float(value)
 
@@ -92,13 +100,12 @@ def check_regulariser(regulariser) -> tuple[float, float] | None:
     """Raise unless it is None or (tolerance, shift)."""
     if regulariser is None:
         return None
-    pair = isinstance(regulariser, (tuple, list)) and len(regulariser) == 2
-    if not pair or any(isinstance(n, bool) or not isinstance(n, numbers.Real) for n in regulariser):
+    if not isinstance(regulariser, (tuple, list)) or len(regulariser) != 2:
         raise TypeError(
             f"regulariser must be None or a pair of numbers (tolerance, shift); got {regulariser!r}"
         )
-    tolerance, shift = map(float, regulariser)
-    if not (tolerance >= 0 and math.isfinite(shift)):
+    tolerance, shift = (check_number("regulariser", number) for number in regulariser)
+    if not (tolerance >= 0 and abs(shift) < math.inf):
         raise ValueError(
             "regulariser must be (tolerance, shift) with tolerance >= 0 and a finite shift; "
             f"got {regulariser!r}"
@@ -112,28 +119,24 @@ def check_values(name: str, value: Tensor, x: Tensor) -> None:
         raise TypeError(f"{name} must be a tensor of numbers; got {value.dtype}")
     if value.device != x.device:
         raise ValueError(f"{name} is on {value.device}, x is on {x.device}; they must be the same")
-    # A look at the values would stop a GPU, and a graph that is being traced has none.
-    if not torch.compiler.is_compiling() and value.device.type == "cpu" and value.isnan().any():
+    # A look at the values would stop a GPU; under a tracer and torch.func there are none to see.
+    unseen = value.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed()
+    if not unseen and value.isnan().any():
         raise ValueError(f"{name} must not be NaN; got {value.tolist()}")
 
 
-def check_coefficient(name: str, value: float | Tensor, x: Tensor) -> float | Tensor:
+def check_coefficient(name: str, value: float | Tensor | Sequence, x: Tensor) -> float | Tensor:
     """A number, a 0-d tensor or `[C]`, or an error."""
-    if not isinstance(value, Tensor):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(
-                f"{name} must be a number or a tensor (0-d, or one value per channel); "
-                f"got {value!r}"
-            )
+    if isinstance(value, numbers.Real):
         return check_number(name, value)
+    value = _as_tensor(name, value, x, "a number, a tensor, or one value per channel")
     check_values(name, value, x)
-    shape = list(value.shape)
     if value.numel() == 1:
-        return value.reshape(()) if value.ndim else value
+        return value.reshape(())
     channels = x.shape[2] if x.ndim > 2 else None
-    if shape[:1] != [channels] or any(size != 1 for size in shape[1:]):
+    if [size for size in value.shape if size != 1] != [channels]:  # `[C, 1, 1]` is `[C]`
         allowed = f"0-d or [{channels}], one per channel" if channels else "0-d for x [T, M]"
-        raise ValueError(f"{name} must be {allowed}; got shape {shape}")
+        raise ValueError(f"{name} must be {allowed}; got shape {list(value.shape)}")
     return value.reshape(-1)
 
 
@@ -159,8 +162,7 @@ def check_filter(
     """The coefficients as tensors `[P]` or `[C, P]`, `[Q + 1]` or `[C, Q + 1]`, or an error."""
     checked = []
     for name, value, least in ((f"{prefix}alpha", alpha, 0), (f"{prefix}beta", beta, 1)):
-        if not isinstance(value, Tensor):
-            value = _as_tensor(name, value, x)
+        value = _as_tensor(name, value, x, "a tensor or a sequence of numbers")
         check_values(name, value, x)
         shape = list(value.shape)
         lags = "Q + 1" if least else "P"
@@ -177,16 +179,19 @@ def check_filter(
     return tuple(checked)
 
 
-def _as_tensor(name: str, value: Sequence[float], x: Tensor) -> Tensor:
-    """A sequence of numbers as a tensor on x's device."""
+def _as_tensor(name: str, value: Tensor | Sequence, x: Tensor, allowed: str) -> Tensor:
+    """A tensor as it is; numbers in a sequence or an array as one on x's device."""
+    if isinstance(value, Tensor):
+        return value
+    traced = torch.compiler.is_compiling()
+    if traced and isinstance(value, (list, tuple)) and len(value):
+        return as_tensor(value, state_dtype(x), x.device)
     # Not while a graph is traced, which has its own constants, nor for tensors without data.
-    copied = x.device.type != "cpu" and type(x) is Tensor and not torch.compiler.is_compiling()
+    copied = x.device.type != "cpu" and type(x) is Tensor and not traced
     try:
         tensor = torch.tensor(value, dtype=state_dtype(x), device="cpu" if copied else x.device)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name} must be a tensor or a sequence of numbers; got {value!r}"
-        ) from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be {allowed}; got {value!r}") from error
     if not copied:
         return tensor
     check_values(name, tensor, tensor)
@@ -235,19 +240,21 @@ def lags_first(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_state_part(
-    name: str, part: Tensor, x: Tensor, shape: list[int], form: str = "[N, *]"
+    name: str, part: float | Tensor, x: Tensor, shape: list[int], form: str = "[N, *]"
 ) -> Tensor:
-    """One part of a state in the dtype that it is held in, or an error."""
-    if not isinstance(part, Tensor) or not part.dtype.is_floating_point:
-        got = part.dtype if isinstance(part, Tensor) else type(part).__name__
-        raise TypeError(f"{name} must be a floating-point tensor; got {got}")
+    """One part of a state in the dtype that it is held in, or an error; a number fills it."""
+    if not isinstance(part, Tensor):
+        part = as_tensor(check_number(name, part), state_dtype(x), x.device)
+    if part.is_complex() or part.dtype == torch.bool:
+        raise TypeError(f"{name} must be a tensor of numbers; got {part.dtype}")
     if part.device != x.device:
         raise ValueError(f"{name} is on {part.device}, x is on {x.device}")
-    if list(part.shape) != shape:
+    if part.ndim and list(part.shape) != shape:
         raise ValueError(f"{name} must be {form} = {shape}; got {list(part.shape)}")
+    part = part.to(state_dtype(x)).expand(shape)
     if not torch.compiler.is_compiling() and part.is_inference():
         part = part.clone()  # outside of inference mode a graph cannot keep it
-    return part.to(state_dtype(x))
+    return part
 
 
 def check_state(
@@ -269,28 +276,23 @@ def check_state(
     """
     if state is None:
         return State()
-    step = list(x.shape[1:])
-    if not isinstance(state, (Tensor, State)):
-        if isinstance(state, bool) or not isinstance(state, numbers.Real):
-            raise TypeError(f"state must be a State, a tensor, a number or None; got {state!r}")
-        return State(
-            torch.full(step, check_number("state", state), dtype=state_dtype(x), device=x.device)
-        )
-    if isinstance(state, Tensor):
+    if isinstance(state, (Tensor, numbers.Real)):
         state = State(state)
+    if not isinstance(state, State):
+        raise TypeError(f"state must be a State, a tensor, a number or None; got {state!r}")
     if state.synapse is not None and filter_rows is None:
         raise ValueError("state.synapse is set, but synapse=None: pass the filter, or drop it")
     if state.trace is not None and reset != "trace":
         raise ValueError("state.trace is set, but reset is not 'trace': pass it, or drop the trace")
     if state.refractory is not None and not refractory:
         raise ValueError("state.refractory is set, but refractory=0: pass the period, or drop it")
-    parts = {}
-    for name, part in state._asdict().items():
-        if part is None:
-            continue
-        if name != "synapse" and isinstance(part, Tensor) and part.ndim == 0:
-            part = part.expand(step)
-        is_filter = name == "synapse"
-        shape, form = ([filter_rows, *step], FILTER_STATE) if is_filter else (step, "[N, *]")
-        parts[name] = check_state_part(f"state.{name}", part, x, shape, form)
-    return State(**parts)
+    step = list(x.shape[1:])
+    places = dict.fromkeys(State._fields, (step, "[N, *]"))
+    places["synapse"] = [filter_rows, *step], FILTER_STATE
+    return State(
+        **{
+            name: check_state_part(f"state.{name}", part, x, *places[name])
+            for name, part in state._asdict().items()
+            if part is not None
+        }
+    )
