@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from numbers import Real
 
@@ -27,10 +26,10 @@ def check_wholes(**values: object) -> None:
 
 
 def check_positive(**values: object) -> None:
-    """Raise a ValueError unless every value is a finite number > 0."""
+    """Raise a ValueError unless every value is a number > 0."""
     for name, value in values.items():
-        if not is_number(value) or not 0 < value < math.inf:
-            raise ValueError(f"{name} must be a finite number > 0; got {value!r}")
+        if not is_number(value) or not value > 0:
+            raise ValueError(f"{name} must be a number > 0; got {value!r}")
 
 
 def check_share(**values: object) -> None:

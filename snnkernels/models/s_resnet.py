@@ -53,7 +53,7 @@ class _Block(nn.Module):
     def forward(self, spikes: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         x = self.norm1(self.conv1(spikes))
         again = None
-        if self.recompute and not _has_hooks(self.neuron1):
+        if self.recompute and not self.neuron1.stateful and not _has_hooks(self.neuron1):
             again = functools.partial(self.neuron1.forward, x.detach())
         x = self.conv2(self.neuron1(x), again)
         x = self.norm2(x)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
+from snnkernels.core.checks import check_positive, check_whole
+
 
 class Code(nn.Module):
     """Base of the input codes.
@@ -25,8 +27,7 @@ class Code(nn.Module):
 
     def __init__(self, steps: int) -> None:
         super().__init__()
-        if type(steps) is not int or steps < 1:
-            raise ValueError(f"steps must be a whole number >= 1; got {steps!r}")
+        check_whole("steps", steps)
         self.steps = steps
 
     def _check_unit(self, x: Tensor) -> None:
@@ -136,8 +137,7 @@ class SignedPoisson(RandomCode):
 
     def __init__(self, steps: int, *, rescale: float = 2.0, seed: int | None = None) -> None:
         super().__init__(steps, seed=seed)
-        if not isinstance(rescale, (int, float)) or not rescale > 0:
-            raise ValueError(f"rescale must be a number > 0; got {rescale!r}")
+        check_positive(rescale=rescale)
         self.rescale = rescale
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snnkernels.backends import check_name
+from snnkernels.core.checks import check_positive, check_whole
 from snnkernels.core.state import State
 from snnkernels.nn._stateful import StatefulLayer
 from snnkernels.nn.lif import LIF
@@ -24,7 +25,7 @@ def dual_exponential(tau_m: float, tau_s: float) -> tuple[list[float], list[floa
         tau_m: time constant of the decay, in steps.
         tau_s: time constant of the rise, in steps; another value than tau_m.
     """
-    _check_taus(tau_m=tau_m, tau_s=tau_s)
+    check_positive(tau_m=tau_m, tau_s=tau_s)
     if tau_m == tau_s:
         raise ValueError(
             f"tau_s must differ from tau_m, else nothing is left; got {tau_s!r} twice. "
@@ -40,7 +41,7 @@ def alpha_function(tau: float) -> tuple[list[float], list[float]]:
     Args:
         tau: time constant in steps; the response is highest after as many.
     """
-    _check_taus(tau=tau)
+    check_positive(tau=tau)
     a = math.exp(-1 / tau)
     return [2 * a, -a * a], [0.0, a / tau]
 
@@ -51,7 +52,7 @@ def exponential(tau: float) -> tuple[list[float], list[float]]:
     Args:
         tau: time constant in steps.
     """
-    _check_taus(tau=tau)
+    check_positive(tau=tau)
     return [math.exp(-1 / tau)], [1.0]
 
 
@@ -61,15 +62,8 @@ def delay(steps: int) -> tuple[list[float], list[float]]:
     Args:
         steps: 0 passes the input on.
     """
-    if type(steps) is not int or steps < 0:
-        raise ValueError(f"steps must be a whole number >= 0; got {steps!r}")
+    check_whole("steps", steps, 0)
     return [], [0.0] * steps + [1.0]
-
-
-def _check_taus(**taus: float) -> None:
-    for name, tau in taus.items():
-        if not tau > 0:
-            raise ValueError(f"{name} must be > 0 steps; got {tau!r}")
 
 
 class IIRSynapse(StatefulLayer):
@@ -192,7 +186,7 @@ class CurrentEncoder(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        _check_taus(tau_current=tau_current, tau=tau)
+        check_positive(tau_current=tau_current, tau=tau)
         self.both_signs = both_signs
         self.neuron = LIF(
             decay=math.exp(-1 / tau),

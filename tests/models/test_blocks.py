@@ -485,7 +485,7 @@ def test_input_of_a_network():
         (lambda: BNTT(3, 2)(torch.rand(2, 4, 5, 2)), "C = channels = 3; got"),
         (lambda: BNTT(3, 2)(torch.rand(2, 1, 3)), "more than one value per step and channel"),
         (lambda: BNTT(0, 2), "channels must be a whole number >= 1; got 0"),
-        (lambda: BNTT(3, 2, eps=0.0), "eps must be a finite number > 0; got 0.0"),
+        (lambda: BNTT(3, 2, eps=0.0), "eps must be a number > 0; got 0.0"),
         (lambda: BNTT(3, 2, momentum=2), r"momentum must be None or .* in \[0, 1\]; got 2"),
         (lambda: StepDropout(1.0), r"p must be a number in \[0, 1\); got 1.0"),
         (lambda: Vote(0), "voters must be a whole number >= 1; got 0"),

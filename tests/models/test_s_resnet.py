@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
+import snnkernels
 from bench.models import StepLoop, batch, train_step
 from snnkernels import LIF, models
 
@@ -105,6 +106,22 @@ def test_hooks_in_a_block_run_once_and_may_change_the_spikes(hook):
     (logits, grads), (want, want_grads) = results
     assert torch.equal(logits, want)
     assert all(torch.equal(a, b) for a, b in zip(grads, want_grads, strict=True))
+
+
+def test_neurons_that_carry_their_state_are_not_recomputed():
+    grads = []
+    for recompute in (True, False):
+        torch.manual_seed(0)
+        net = models.create("s_resnet8", filters=4, steps=3, recompute=recompute)
+        for module in net.modules():
+            if isinstance(module, LIF):
+                module.stateful = True
+        data = batch(2)
+        train_step(net, *data)
+        snnkernels.detach(net)
+        train_step(net, *data)
+        grads.append([p.grad for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
 @pytest.mark.parametrize("options", [{}, {"norm": "bn", "residual": "v2v"}], ids=str)

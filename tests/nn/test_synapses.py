@@ -32,7 +32,7 @@ def test_responses(synapse, want):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: IIRSynapse.exponential(0.0), "tau must be > 0"),
+        (lambda: IIRSynapse.exponential(0.0), "tau must be a number > 0"),
         (lambda: IIRSynapse.dual_exponential(2.0, 2.0), "tau_s must differ"),
         (lambda: IIRSynapse.delay(-1), "steps must be"),
         (lambda: IIRSynapse([float("nan")], [1.0]), "alpha must not be NaN"),
@@ -128,5 +128,5 @@ def test_current_encoder():
     assert torch.equal(s[..., 3:], CurrentEncoder(both_signs=False)(-x))
     more = CurrentEncoder(gain=2.0)(x)
     assert more.sum() > s.sum() > 0
-    with pytest.raises(ValueError, match="tau_current must be > 0"):
+    with pytest.raises(ValueError, match="tau_current must be a number > 0"):
         CurrentEncoder(tau_current=0.0)
