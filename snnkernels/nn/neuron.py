@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snnkernels.backends import available_backends
+from snnkernels.core.checks import is_number
 from snnkernels.nn._stateful import StatefulLayer
 from snnkernels.ops.fuse import fuse
 
@@ -79,7 +80,7 @@ class Neuron(StatefulLayer):
             raise ValueError("channels and shape are both set; learned values have one shape")
         size = (channels,) if channels is not None else () if shape is None else tuple(shape)
         for name, value in values.items():
-            self._keep(name, value, name in learn, size)
+            self._parameter(name, value, name in learn, size)
         self._first = self._first_state(state)
         self.equations()  # what cannot be traced is an error here, not later
 
@@ -93,24 +94,24 @@ class Neuron(StatefulLayer):
                 "arguments have that name"
             )
 
-    def _keep(self, name: str, value: object, learned: bool, size: tuple[int, ...]) -> None:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    def _parameter(self, name: str, value: object, learned: bool, size: tuple[int, ...]) -> None:
+        """Keep a parameter of the step: what is learned, a tensor, a number, or an option."""
         if not learned and not isinstance(value, Tensor):
-            setattr(self, name, value)
+            if is_number(value):
+                self._number(name, value)
+            else:
+                setattr(self, name, value)
             return
-        if not number and not isinstance(value, Tensor):
+        if not is_number(value) and not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a number or a tensor to be learned; got {value!r}")
-        tensor = torch.as_tensor(value, dtype=torch.float32).detach().clone()
-        if not learned:
-            self.register_buffer(name, tensor)
-            return
-        if size and tensor.shape != size:
+        tensor = torch.as_tensor(value, dtype=torch.float32)
+        if learned and size and tensor.shape != size:
             if tensor.ndim:
                 raise ValueError(
                     f"{name} must be a number or of shape {list(size)}; got {list(tensor.shape)}"
                 )
-            tensor = tensor.expand(size).clone()
-        self.register_parameter(name, nn.Parameter(tensor))
+            tensor = tensor.expand(size)
+        self._keep(name, tensor, learned)
 
     def _first_state(self, state: Sequence[float] | None) -> tuple[float, ...] | None:
         names = self.neuron.state_names
@@ -125,17 +126,6 @@ class Neuron(StatefulLayer):
 
     def _parameters_now(self) -> dict:
         return {name: getattr(self, name) for name in self.neuron.parameters}
-
-    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
-        """Run T steps.
-
-        Args:
-            x: input `[T, N, *]`, or a tuple of them.
-
-        Returns:
-            The output, or a tuple of them where the step has several.
-        """
-        return self._run(x, self.stateful)
 
     def step(self, x_t: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         """Run one step of a stream, carrying the state whether or not the layer is stateful.
@@ -152,15 +142,14 @@ class Neuron(StatefulLayer):
 
     def _run(self, x, carry: bool):
         first = x if isinstance(x, Tensor) else x[0]
-        start = self._start(first.shape[1:]) if carry else None
+        start = self._start(first, carry)
         *out, state = self.neuron(
             x,
             self._first if start is None else start,
             backend=self.backend,
             **self._parameters_now(),
         )
-        if carry and first.shape[0]:
-            self.state = state
+        self._end(state, first, carry)
         return tuple(out) if len(out) > 1 else out[0]
 
     def equations(self) -> str:

@@ -13,8 +13,9 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 import snnkernels
-from snnkernels import LIF, CurrentEncoder, IIRSynapse, LeakyReadout, State, models
+from snnkernels import LIF, CurrentEncoder, IIRSynapse, LeakyReadout, Neuron, State, models
 from snnkernels.nn.losses import layer_penalties
+from snnkernels.nn.neurons import se_adlif
 from snnkernels.nn.synapses import alpha_function
 
 LAYERS = {
@@ -33,6 +34,7 @@ LAYERS = {
     "LeakyReadout": lambda **o: LeakyReadout(decay=0.7, learn_decay=True, **o),
     "LeakyReadout, mean": lambda **o: LeakyReadout(decay=0.7, output="mean", **o),
     "IIRSynapse": lambda **o: IIRSynapse.dual_exponential(4.0, 1.0, **o),
+    "Neuron": lambda **o: Neuron(se_adlif, learn=("alpha",), **o),
     "CurrentEncoder": lambda **o: CurrentEncoder(tau=4.0, v_threshold=0.5, **o),
 }
 SHAPE = (9, 3, 6)
