@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
-import torch
 from torch import Tensor
 
 from snnkernels.core.surrogates import Surrogate
@@ -39,20 +38,6 @@ def sample_shaped(name: str, value: Tensor, x: Tensor) -> Tensor:
             allowed += f", [{sample[0]}] (one per channel) or {list(sample)} (one per neuron)"
         raise ValueError(f"{name} must be {allowed}; got shape {list(value.shape)}")
     return value.view(channels)
-
-
-def check_state_tensor(name: str, part: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-    if not part.is_floating_point():
-        raise TypeError(f"state {name} must be a floating-point tensor; got {part.dtype}")
-    if part.device != x.device:
-        raise ValueError(f"state {name} is on {part.device}, x is on {x.device}")
-    if part.ndim and part.shape != x.shape[1:]:
-        raise ValueError(
-            f"state {name} must have the shape of one step of x, {list(x.shape[1:])}; "
-            f"got {list(part.shape)}"
-        )
-    part = part if part.dtype == dtype else part.to(dtype)
-    return part if part.ndim else part.expand(x.shape[1:])
 
 
 def recorded_outputs(outputs: int | Sequence[str]) -> list[bool]:

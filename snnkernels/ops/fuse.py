@@ -16,11 +16,10 @@ from snnkernels.core.derivatives import asks_for_gradients
 from snnkernels.core.program import equations, parse
 from snnkernels.core.program_reference import CHECKPOINT_EVERY
 from snnkernels.core.trace import Traced, trace
-from snnkernels.ops._checks import check_input, state_dtype
+from snnkernels.ops._checks import check_input, check_state_part
 from snnkernels.ops._program import FusedNeuron
 from snnkernels.ops._state_tuple import state_type
 from snnkernels.ops._step_arguments import (
-    check_state_tensor,
     option_values,
     recorded_outputs,
     sample_shaped,
@@ -205,13 +204,13 @@ class FusedStep:
                 f"state must be None or a tuple with one value for each of {', '.join(names)}; "
                 f"got {got}"
             )
-        dtype = state_dtype(x)
         tensors: list[Tensor | None] = []
         start: list[float] = []
         for name, part in zip(names, state, strict=True):
             number = 0.0
             if isinstance(part, Tensor):
-                part = check_state_tensor(name, part, x, dtype)
+                part = part if part.ndim else part.expand(x.shape[1:])
+                part = check_state_part(f"state {name}", part, x, list(x.shape[1:]))
             elif isinstance(part, (int, float)) and not isinstance(part, bool):
                 if math.isnan(part):
                     raise ValueError(f"state {name} must not be NaN")
