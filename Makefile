@@ -6,6 +6,7 @@
 PYTHON ?= python3
 OUT    ?= bench/results
 JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
+SECONDS ?= 3600
 
 VENV  := .venv
 STAMP := $(VENV)/made
@@ -105,6 +106,9 @@ gpu:  ## all that a GPU is for, into OUT, in ten minutes; installs nothing
 	@start=$$(date +%s); \
 	{ $(call build,$(PY)); } || echo '*** The C++ core was not built (see above). ***' >&2; \
 	$(PY) bench/gpu.py --out $(OUT) --seconds $$((560 - $$(date +%s) + start))
+
+ptx: build  ## runs the compiled GPU kernels without a GPU, for SECONDS (an hour); goes on the next time
+	$(PY) -m tests.tools.ptx --seconds $(SECONDS)
 
 docs: build  ## HTML under docs/_build/
 	$(PY) -m pip install -q -c constraints.txt -e '.[docs]' --no-build-isolation

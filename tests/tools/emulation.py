@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import shutil
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,34 +12,10 @@ from snnkernels import backends
 from snnkernels.backends import cuda
 from snnkernels.ops import iir as filter_ops
 from snnkernels.ops import lif as ops
+from tests.tools.native import build
 from tests.tools.targets import Target
 
 ON_HOST = Target("cuda")  # on CPU tensors, within the fixture `emulator`
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "build" / "cuda_on_host"
-
-
-def build() -> Path:
-    """Build ``libcuda_on_host`` (nothing where it is up to date), one process at a time."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with open(BUILD / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return _build()
-
-
-def _build() -> Path:
-    binaries = Path(sys.executable).parent
-    path = f"{binaries}:/usr/local/bin:/usr/bin:/bin"
-    cmake, ninja = shutil.which("cmake", path=path), shutil.which("ninja", path=path)
-    flags = ["-DSNN_PYTHON=OFF", "-DSNN_CUDA=OFF", "-DSNN_CUDA_ON_HOST=ON"]
-    flags += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
-    for command in (
-        [cmake, "-S", ROOT, "-B", BUILD, *flags],
-        [cmake, "--build", BUILD, "--target", "cuda_on_host"],
-    ):
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return BUILD / "libcuda_on_host.so"
 
 
 class Emulator:
@@ -72,7 +44,7 @@ class Emulator:
 
 @pytest.fixture(scope="session")
 def emulator_library() -> Path:
-    return build()
+    return build("cuda_on_host")
 
 
 @pytest.fixture
