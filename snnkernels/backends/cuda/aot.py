@@ -12,7 +12,10 @@ def why_unavailable() -> str | None:
     """None where these kernels can be launched, else the reason."""
     if _cuda is None:
         return f"the package was built without nvcc ({_missing})"
-    driver, runtime = _cuda.driver_version(), _cuda.runtime_version()
+    try:
+        driver, runtime = _cuda.driver_version(), _cuda.runtime_version()
+    except RuntimeError as error:
+        return f"the driver does not answer ({error})"
     if driver == 0:
         return "there is no NVIDIA driver"
     if driver // 1000 < runtime // 1000:

@@ -128,15 +128,22 @@ def _function(kernel: str, device: int) -> int:
 
 
 def launch(kernel: str, blocks: int, threads: int, arguments: bytes, stream: int) -> None:
-    """Launch a kernel on the current device."""
+    """Launch a kernel on the current device.
+
+    Raises:
+        RuntimeError: NVRTC or the driver refuses; the message names the kernel.
+    """
     import torch
     from cupy_backends.cuda.api import driver, runtime
 
     device = torch.cuda.current_device()
-    runtime.setDevice(device)  # this thread may never have called CUDA before
-    function = _function(kernel, device)
     buffer = ctypes.create_string_buffer(arguments, len(arguments))
     pointers = (ctypes.c_void_p * 1)(ctypes.addressof(buffer))
-    driver.launchKernel(
-        function, blocks, 1, 1, threads, 1, 1, 0, stream, ctypes.addressof(pointers), 0
-    )
+    try:
+        runtime.setDevice(device)  # this thread may never have called CUDA before
+        function = _function(kernel, device)
+        driver.launchKernel(
+            function, blocks, 1, 1, threads, 1, 1, 0, stream, ctypes.addressof(pointers), 0
+        )
+    except RuntimeError as error:  # CuPy's are of this kind, and say nothing of the kernel
+        raise RuntimeError(f"launch of {kernel} on cuda:{device}: {error}") from error
