@@ -3,13 +3,15 @@
     python bench/gpu.py --out dir             # on a GPU
     python bench/gpu.py --out dir --rehearse  # the same steps at small sizes, where there is none
 
-In this order, as long as time lasts: the tests marked gpu, and beside them compute-sanitizer over
-small calls; the copy ceiling; forward and backward of every backend over neurons and steps; the
-loops and libraries that people use; filters; a training step of S-ResNet38 (bench/models.py, with a
-JSON of its own); the convolution rates of cuDNN. Each is a process of its own with a limit of time,
-so that none can take another along, and each row is written as soon as it is there. Kernels are
-timed alone, on given buffers, from a CUDA graph that goes through several sets of them, so that
-neither launches nor the cache count. A backend that does not equal eager PyTorch is not timed.
+In this order, as long as time lasts: whether every backend gives the bits of eager PyTorch;
+compute-sanitizer over small calls; ours against the loop at one size: so much is there after two
+minutes. Then the copy ceiling; forward and backward of every backend over neurons and steps; the
+tests marked gpu; the loops and libraries that people use; filters; a training step of S-ResNet38
+(bench/models.py, with a JSON of its own); the convolution rates of cuDNN. Each is a process of its
+own with a limit of time, so that none can take another along, and each row is written as soon as it
+is there. Kernels are timed alone, on given buffers, from a CUDA graph that goes through several
+sets of them, so that neither launches nor the cache count. A backend that does not equal eager
+PyTorch is not timed.
 """
 
 from __future__ import annotations
@@ -34,25 +36,29 @@ from common import machine, markdown, save  # noqa: E402
 from gpu_run import LEFT_OUT, Job, Run, allotted  # noqa: E402
 
 import snnkernels  # noqa: E402
-from snnkernels.backends import load  # noqa: E402
 from snnkernels.nn import synapses  # noqa: E402
 
-# Steps and neurons; and those where the general kernels run too.
+# Steps and neurons; and those where the general kernels run too. Triton takes seconds to compile
+# each kernel, and takes the first size alone.
 SANITIZED = ((40, 4097), (70, 4096), (4, 70_000), (20, 8192))
 GENERAL_AT = (4097, 70_000)
 ROW = "ROW "  # before each row that a step prints
 
 # What is done, and the seconds set aside for it; what one leaves is there for the next.
-CHECKS = {"checks": 150}
 STEPS = {
-    "copy": 25,
+    "bits": 30,
+    "sanitizer": 45,
+    "headline": 20,
+    "copy": 20,
     "sweep cuda": 50,
-    "sweep triton": 90,
+    "sweep triton": 85,
+    "tests": 110,
     "baselines": 60,
-    "filters": 30,
-    "models": 60,
+    "filters": 25,
+    "models": 50,
     "convolutions": 25,
 }
+TOOLS = ("memcheck", "racecheck")  # of compute-sanitizer
 
 
 class Results:
@@ -77,14 +83,14 @@ class Results:
         return text
 
 
-def check(run: Run, out: Path, seconds: float) -> dict[str, dict]:
-    """``pytest -m gpu``, memcheck and racecheck side by side: nothing is timed meanwhile."""
-    jobs = {"pytest": Job(_pytest(run), seconds, out / "pytest.txt", ROOT)}
+def sanitize(run: Run, out: Path, seconds: float) -> dict[str, dict]:
+    """compute-sanitizer's memcheck and racecheck over small calls, side by side."""
     command = [sys.executable, __file__, "--sanitized", *(["--rehearse"] * run.rehearse)]
     tool = shutil.which("compute-sanitizer") or shutil.which(
         "/usr/local/cuda/bin/compute-sanitizer"
     )
-    for name in ("memcheck", "racecheck"):
+    jobs = {}
+    for name in TOOLS:
         prefix = []
         if tool is None or run.rehearse:
             run.leave_out(f"{name}: {'no compute-sanitizer' if tool is None else 'no CUDA device'}")
@@ -95,6 +101,11 @@ def check(run: Run, out: Path, seconds: float) -> dict[str, dict]:
         more = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         jobs[name] = Job(prefix + command, seconds, out / f"{name}.txt", ROOT, more)
     return {name: _end(name, job) for name, job in jobs.items()}
+
+
+def run_tests(run: Run, out: Path, seconds: float) -> dict:
+    """``pytest -m gpu``."""
+    return _end("tests", Job(_pytest(run), seconds, out / "pytest.txt", ROOT))
 
 
 def _pytest(run: Run) -> list[str]:
@@ -162,8 +173,10 @@ def rows_of(run: Run, step: str, ceiling: float) -> Iterator[dict]:
 def sanitized_calls(run: Run) -> None:
     """Calls that lead to every kind of kernel, few enough for a tool that slows them a lot."""
     for backend in run.backends:
-        for steps, neurons in SANITIZED:
-            for dtype in (torch.float32, torch.bfloat16):
+        compiles = backend == "triton"
+        dtypes = (torch.float32, torch.bfloat16)
+        for steps, neurons in SANITIZED[:1] if compiles else SANITIZED:
+            for dtype in dtypes[:1] if compiles else dtypes:
                 decay = torch.tensor(0.9, device=run.device, requires_grad=neurons == 4097)
                 (x,) = run.tensors(1, steps, neurons, dtype)
                 s, _ = snnkernels.lif(x.requires_grad_(), decay=decay, backend=backend)
@@ -200,24 +213,30 @@ def main() -> int:
         return 0
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = Results(run, arguments.out)
-    results.found["cuda_kernels"] = None if run.rehearse else load("cuda").way()
     results.save()
-    ahead = CHECKS | STEPS
-    for step in [*ahead]:
+    with_a_log = {"sanitizer": sanitize, "tests": run_tests, "models": run_models}
+    ahead = dict(STEPS)
+    for step in STEPS:
         start, seconds = time.monotonic(), allotted(run.remaining() - 10, *ahead.values())
         del ahead[step]
         if seconds < 15:
             run.leave_out(f"{step}: out of time")
-        elif step == "checks":
-            results.found[step] = check(run, arguments.out, seconds)
-        elif step == "models":
-            results.found[step] = run_models(run, arguments.out, seconds)
+        elif step in with_a_log:
+            results.found[step] = with_a_log[step](run, arguments.out, seconds)
         else:
             measure(run, step, seconds, results)
         print(f"--- {step}: {time.monotonic() - start:.0f} s", flush=True)
         text = results.save()
     print(text)
-    return int(any(found["exit"] != 0 for found in results.found.get("checks", {}).values()))
+    return int(not passed(results.found))
+
+
+def passed(found: dict) -> bool:
+    """Whether what must be right is: bits, tests, and what the sanitizer ended with."""
+    sanitizer = found.get("sanitizer", {})
+    ends = [*sanitizer.values(), found.get("tests", {"exit": "out of time"})]
+    bits = found.get("bits", [])
+    return bool(bits) and all(row["equal"] for row in bits) and all(e["exit"] == 0 for e in ends)
 
 
 if __name__ == "__main__":

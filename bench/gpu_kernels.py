@@ -24,6 +24,8 @@ NEURONS = tuple(1 << k for k in (12, 14, 16, 18, 20, 22))
 # Where the loops and libraries are measured: their time, not ours, sets the limit.
 BASELINES = ((16, 1 << 20), (50, 1 << 20), (250, 1 << 16), (1000, 1 << 14))
 COMPILED = ((16, 1 << 20),)  # torch.compile unrolls the loop: many steps take minutes to compile
+HEADLINE = (50, 1 << 20)
+BITS = ((16, 1 << 20), (300, 4096), (7, 100_003))  # each leads to another kind of kernel
 FILTERS = ((64, 1 << 20), (1000, 1 << 14), (100_000, 64))
 SETS_BYTES = 256 << 20  # what the sets of buffers of one graph cover, beyond every cache
 
@@ -110,25 +112,35 @@ def sweep(run: Run, backend: str, ceiling: float) -> Iterator[dict]:
         yield from run.attempt(what, partial(measure, steps, neurons, dtype))
 
 
-def baselines(run: Run) -> Iterator[dict]:
-    """Forward + backward as a user calls it: ours, the loop, the peers, torch.compile of the loop.
+def bits(run: Run) -> Iterator[dict]:
+    """Whether each backend gives the spikes, states and gradients of eager PyTorch."""
 
-    The last takes as long as the compiler likes: it comes last.
-    """
-    there, missing = peers.installed(DECAY)
-    for name, why in missing.items():
-        run.leave_out(f"{name}: {why}")
-    lifs = {
+    def measure(backend: str, steps: int, neurons: int, dtype: torch.dtype) -> dict:
+        why = differs(run, backend, steps, neurons, dtype)
+        row = {"backend": backend, "dtype": str(dtype)[6:], "T": steps, "N": neurons}
+        way = getattr(load(backend), "way", None)  # to the CUDA kernels
+        found = {"way": way and way(), "equal": why is None, "first difference": why}
+        return row | found
+
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    for dtype, size, backend in itertools.product(dtypes, run.sizes(BITS), run.backends):
+        what = f"bits: {backend} {dtype} at {size[0]} x {size[1]}"
+        yield from run.attempt(what, partial(measure, backend, *size, dtype))
+
+
+def _lifs(run: Run) -> dict:
+    """Our neuron on each backend, ours first, and the loop of PyTorch."""
+    return {
         name: (lambda x, b=name: snnkernels.lif(x, decay=DECAY, backend=b)[0])
         for name in (*run.backends, "torch")
     }
-    ours = next(iter(lifs))
-    compiled = {ours: lifs[ours], "torch.compile": torch.compile(lifs["torch"])}
-    dtypes = (torch.float32, torch.bfloat16)
-    cases = [(lifs | there, *c) for c in itertools.product(run.sizes(BASELINES), dtypes)]
-    cases += [(compiled, size, torch.float32) for size in run.sizes(COMPILED)]
 
-    def measure(what: str, functions: dict, steps: int, neurons: int, dtype) -> list[dict]:
+
+def _side_by_side(run: Run, functions: dict, steps: int, neurons: int, dtype) -> Iterator[dict]:
+    """Forward + backward of functions as a user calls them, in turns: a row for each."""
+    what = f"{dtype} at {steps} x {neurons}"
+
+    def measure() -> list[dict]:
         x, ds = run.tensors(2, steps, neurons, dtype)
 
         def both(function) -> None:
@@ -147,11 +159,31 @@ def baselines(run: Run) -> Iterator[dict]:
             for name in calls
         ]
 
-    for functions, (steps, neurons), dtype in cases:
-        what = f"baselines: {dtype} at {steps} x {neurons}"
-        work = partial(measure, what, functions, steps, neurons, dtype)
-        for rows in run.attempt(what, work):
-            yield from rows
+    for rows in run.attempt(what, measure):
+        yield from rows
+
+
+def headline(run: Run) -> Iterator[dict]:
+    """Ours against the loop, at one size."""
+    for size in run.sizes([HEADLINE]):
+        yield from _side_by_side(run, _lifs(run), *size, torch.float32)
+
+
+def baselines(run: Run) -> Iterator[dict]:
+    """Ours, the loop, the peers, torch.compile of the loop.
+
+    The last takes as long as the compiler likes: it comes last.
+    """
+    there, missing = peers.installed(DECAY)
+    for name, why in missing.items():
+        run.leave_out(f"{name}: {why}")
+    lifs = _lifs(run)
+    ours = next(iter(lifs))
+    for size, dtype in itertools.product(run.sizes(BASELINES), (torch.float32, torch.bfloat16)):
+        yield from _side_by_side(run, lifs | there, *size, dtype)
+    compiled = {ours: lifs[ours], "torch.compile": torch.compile(lifs["torch"])}
+    for size in run.sizes(COMPILED):
+        yield from _side_by_side(run, compiled, *size, torch.float32)
 
 
 def filters(run: Run) -> Iterator[dict]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import gpu
 from bench.gpu_run import LEFT_OUT, Job, Run, allotted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,3 +79,17 @@ def test_a_step_prints_its_rows():
     rows = [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("ROW ")]
     assert len(rows) == 8 and all(row["fwd_us"] > 0 for row in rows)
     assert LEFT_OUT not in done.stdout
+
+
+def test_bits_come_first_and_decide():
+    command = [sys.executable, "bench/gpu.py", "--rehearse", "--step", "bits"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    rows = [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("ROW ")]
+    assert len(rows) == 9 and all(row["equal"] for row in rows)
+    good = {"exit": 0}
+    found = {"bits": rows, "sanitizer": {"memcheck": good}, "tests": good}
+    assert next(iter(gpu.STEPS)) == "bits" and gpu.passed(found)
+    assert not gpu.passed(found | {"bits": []})
+    assert not gpu.passed(found | {"bits": [rows[0] | {"equal": False}]})
+    assert not gpu.passed(found | {"tests": {"exit": 1}})
+    assert not gpu.passed(found | {"sanitizer": {"memcheck": {"exit": "out of time"}}})
