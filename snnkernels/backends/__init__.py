@@ -13,6 +13,20 @@ from types import ModuleType
 
 import torch
 
+from snnkernels.backends.faster import faster_on_gpu
+
+__all__ = [
+    "BACKENDS",
+    "PREFERENCE",
+    "available_backends",
+    "checkpoint_every",
+    "choose",
+    "faster_on_gpu",
+    "load",
+    "max_order",
+    "why_unavailable",
+]
+
 BACKENDS = ("torch", "cpp", "triton", "cuda")
 
 # What a module may name in its OPS; one that names none has the plain neuron.
@@ -70,8 +84,14 @@ def max_order(name: str) -> float:
 
 
 @lru_cache
-def why_unavailable(name: str, device_type: str) -> str | None:
-    """None where the backend can run on that kind of device, else the reason, as a sentence."""
+def why_unavailable(name: str, device_type: str, index: int | None = None) -> str | None:
+    """None where the backend can run on a device, else the reason, as a sentence.
+
+    Args:
+        name: of the backend.
+        device_type: kind of device.
+        index: number of the device. Default: any of that kind.
+    """
     if name not in BACKENDS:
         return f"there is no backend {name!r}; the backends are {', '.join(BACKENDS)}"
     if name == "torch":
@@ -80,7 +100,7 @@ def why_unavailable(name: str, device_type: str) -> str | None:
         module = load(name)
     except ImportError as error:
         return f"backend {name!r} is not installed: {error}"
-    return module.why_unavailable(device_type)
+    return module.why_unavailable(device_type, index)
 
 
 def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
@@ -93,24 +113,11 @@ def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
         Names that ``backend=`` takes on that device; the first one is what "auto" takes, but for
         sizes at which `python -m snnkernels tune` found another one faster on this GPU.
     """
-    kind = torch.device(device).type
+    device = torch.device(device)
+    kind = device.type
     preferred = PREFERENCE.get(kind, ("torch",))
     names = sorted(BACKENDS, key=lambda n: preferred.index(n) if n in preferred else len(preferred))
-    return tuple(name for name in names if why_unavailable(name, kind) is None)
-
-
-def faster_on_gpu(x: torch.Tensor) -> str | None:
-    """The backend that takes less time for a plain neuron of x's size and dtype on its GPU.
-
-    What `python -m snnkernels tune` measured there comes before what snnkernels brings. None where
-    that is not known: on other devices, without Triton, and while torch.compile traces.
-    """
-    if x.device.type != "cuda" or x.dtype == torch.float64 or torch.compiler.is_compiling():
-        return None
-    if why_unavailable("triton", "cuda") is not None:
-        return None
-    calls = import_module("snnkernels.backends.triton.launch")
-    return calls.table_row(x[:1].numel(), x).faster
+    return tuple(name for name in names if why_unavailable(name, kind, device.index) is None)
 
 
 @_constant
@@ -121,6 +128,7 @@ def choose(
     op: str = "neuron",
     order: int = 0,
     first: str | None = None,
+    index: int | None = None,
 ) -> str:
     """The backend to run: ``name`` itself or an error, or the preferred one for "auto".
 
@@ -132,6 +140,7 @@ def choose(
             with one), "iir" or "bntt" (of some sequences only, as its `takes_bntt` says).
         order: of the filter, where op is "iir".
         first: what "auto" tries before the others. Default: None.
+        index: of x's device.
     """
     if name == "auto":
         if dtype == torch.float64:
@@ -142,12 +151,12 @@ def choose(
         return next(
             n
             for n in candidates
-            if why_unavailable(n, device_type) is None
+            if why_unavailable(n, device_type, index) is None
             and _has(n, op)
             and (op != "iir" or order <= max_order(n))
         )
     check_name(name)
-    reason = why_unavailable(name, device_type)
+    reason = why_unavailable(name, device_type, index)
     if reason is not None:
         raise RuntimeError(f"backend={name!r} cannot run on device {device_type!r}: {reason}")
     if not _has(name, op):

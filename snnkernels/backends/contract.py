@@ -2,7 +2,7 @@
 
 A module ``backends/<name>`` has
 
-* ``CHECKPOINT_EVERY``, ``MAX_ORDER``, ``OPS`` and ``why_unavailable(device_type)``;
+* ``CHECKPOINT_EVERY``, ``MAX_ORDER``, ``OPS`` and ``why_unavailable(device_type, index)``;
 * ``neuron_forward(layout, call, x, outputs)`` and ``iir_forward`` with the same arguments, which
   fill the `Outputs` that are not None;
 * ``neuron_backward(layout, call, x, checkpoints, arriving, gradients)`` and ``iir_backward``, which

@@ -25,7 +25,7 @@ _ABSENT = (0, 0, 0, 0)
 OPS = ("neuron", "general", "regulariser", "iir", "bntt", "program")
 
 
-def why_unavailable(device_type: str) -> str | None:
+def why_unavailable(device_type: str, index: int | None = None) -> str | None:
     """None where this backend runs on that kind of device, else the reason."""
     if _core is None:
         return f"the C++ core was not built (install again with a C++ compiler at hand): {_missing}"

@@ -9,6 +9,8 @@ import torch
 
 from snnkernels.backends import load, why_unavailable
 from snnkernels.backends.cache import cache_folder
+from snnkernels.backends.faster import MEASURED
+from snnkernels.backends.gpu import gpu_key
 from snnkernels.cli._options import whole
 from snnkernels.core.files import check_folder
 
@@ -16,9 +18,9 @@ HELP = """Measure the launch parameters of the GPU kernels on this GPU and keep 
 
 Around each launch that snnkernels brings, a few others are timed, forward and backward, in float32
 and bfloat16. What equals the reference and is faster by more than 3 % is stored in the user's cache
-folder for GPUs of this name; later processes use it. So is, for each number of neurons, which of
-the backends "triton" and "cuda" is faster: "auto" then takes it. It takes a few minutes, most of
-them to compile.
+folder for GPUs of this name and this version of Triton; later processes use it. So is, for each
+number of neurons, which of the backends "triton" and "cuda" is faster: "auto" then takes it. It
+takes a few minutes, most of them to compile.
 """
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -56,42 +58,47 @@ def run(args: argparse.Namespace) -> int:
     no_cuda = why_unavailable("cuda", "cuda")
     if no_cuda is not None:
         print(f"Backend 'cuda' is not compared: {no_cuda}.")
-    clock, rows = _timing.replayed_graph(flush=True), {}
+    clock, rows, faster = _timing.replayed_graph(flush=True), {}, {}
     for dtype in DTYPES:
-        found = []
+        found, wins = [], []
         for start, neurons in _tuning.MEASURED_AT.items():
             old = launches.launches_for(kind, start, dtype)
             case = _tuning.Case(neurons, dtype, "cuda")
             forward, backward = case.choices(old, clock, args.rounds)
             print(lines(neurons, dtype, forward, backward), flush=True)
-            row = launches.Row(start, forward.new, backward.new)
+            found.append(launches.Row(start, forward.new, backward.new))
             if no_cuda is None:
-                faster = case.faster(row, "cuda", load("cuda"), clock, args.rounds)
-                print(comparison(faster), flush=True)
-                row = row._replace(faster=faster.name)
-            found.append(row)
-        rows[dtype.itemsize] = tuple(reversed(found))
-    return store(name, rows)
+                compared = case.faster(found[-1], "cuda", load("cuda"), clock, args.rounds)
+                print(comparison(compared), flush=True)
+                wins.append((start, compared.name))
+        rows[dtype.itemsize], faster[dtype.itemsize] = tuple(reversed(found)), wins[::-1]
+    return store(gpu_key(device), rows, None if no_cuda else faster)
 
 
-def store(name: str, rows: dict) -> int:
-    """Store and say where; 1 where it cannot be written."""
-    from snnkernels.backends.triton import launch_tuned as stored
+def store(key: str, rows: dict, faster: dict | None = None) -> int:
+    """Store and say where; 1 where it cannot be written.
+
+    Args:
+        key: `gpu_key`.
+        rows: launches, by bytes of an element.
+        faster: the faster backends, by the same; None where they were not compared.
+    """
+    from snnkernels.backends.triton import launch_tuned
 
     try:
-        stored.store(name, rows)
+        launch_tuned.store(key, rows)
+        if faster is not None:
+            MEASURED.store(key, faster)
     except OSError as error:
         return _not_written(error)
-    print(f"Stored in {stored.path()}; 'python -m snnkernels tune --forget' deletes it.")
+    print(f"Stored in {cache_folder()}; 'python -m snnkernels tune --forget' deletes it.")
     return 0
 
 
 def _not_written(error: OSError) -> int:
-    from snnkernels.backends.triton import launch_tuned as stored
-
     print(
-        f"tune: {stored.path()} cannot be written ({error}): nothing is stored, and the Triton "
-        "kernels run as before. Set XDG_CACHE_HOME to a folder that can be written",
+        f"tune: {cache_folder()} cannot be written to ({error}): what was measured is not stored, "
+        "and the kernels run as before. Set XDG_CACHE_HOME to a folder that can be written",
         file=sys.stderr,
     )
     return 1
@@ -128,12 +135,16 @@ def comparison(faster) -> str:
 
 
 def _forget() -> int:
-    from snnkernels.backends.triton import launch_tuned as stored
+    from snnkernels.backends.triton import launch_tuned
 
+    tables = (launch_tuned.MEASURED, MEASURED)
     try:
-        there = stored.forget()
+        there = [table.path() for table in tables if table.forget()]
     except OSError as error:
-        print(f"tune: {stored.path()} cannot be deleted: {error}", file=sys.stderr)
+        print(f"tune: {error.filename} cannot be deleted: {error}", file=sys.stderr)
         return 1
-    print(f"Deleted {stored.path()}." if there else f"Nothing is stored: no {stored.path()}.")
+    for path in there:
+        print(f"Deleted {path}.")
+    if not there:
+        print(f"Nothing is stored in {cache_folder()}.")
     return 0

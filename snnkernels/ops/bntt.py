@@ -56,7 +56,7 @@ def _like(x: Tensor) -> Tensor:
 
 def _kernels(x: Tensor) -> ModuleType | None:
     """The backend whose kernels run BNTT of x, None where tensor ops do."""
-    name = choose("auto", x.device.type, x.dtype, "bntt")
+    name = choose("auto", x.device.type, x.dtype, "bntt", 0, None, x.device.index)
     backend = None if name == "torch" else load(name)
     return backend if backend and backend.takes_bntt(x) else None
 

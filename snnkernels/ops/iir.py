@@ -237,7 +237,7 @@ def iir(
         rows = alpha.shape[-1] + beta.shape[-1] - 1
         state = check_state_part("state", state, x, [rows, *x.shape[1:]], FILTER_STATE)
     order = max(alpha.shape[-1], beta.shape[-1] - 1)
-    backend = choose(backend, x.device.type, x.dtype, "iir", order)
+    backend = choose(backend, x.device.type, x.dtype, "iir", order, None, x.device.index)
     if backend == "torch":
         return reference.iir(x, alpha, beta, state)
     hint = f" with backend {backend!r}, any with backend 'torch'"

@@ -142,7 +142,7 @@ def lif(
     general = synapse is not None or reset == "trace" or isinstance(gain, Tensor) or gain != 1.0
     needs = "regulariser" if regulariser else "general" if general else "neuron"
     first = faster_on_gpu(x) if backend == "auto" and needs == "neuron" else None
-    backend = choose(backend, x.device.type, x.dtype, needs, 0, first)
+    backend = choose(backend, x.device.type, x.dtype, needs, 0, first, x.device.index)
     if backend == "torch":
         s, state, *more = reference.lif(
             x,

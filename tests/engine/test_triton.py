@@ -13,6 +13,7 @@ import sys
 import pytest
 import torch
 
+import snnkernels as snn
 from tests.engine import test_general as general
 from tests.tools.cases import NEURONS, Shape, make_inputs
 from tests.tools.compare import assert_matches, assert_same, expected, run
@@ -58,7 +59,6 @@ def test_every_option_at_once(name, monkeypatch):
 
     row = Row(0, Launch(128, 4, 4), Launch(128, 4))
     monkeypatch.setitem(LAUNCHES, "interpreter", {2: (row,), 4: (row,)})
-    assert row.backward.fitting(aligned=False, held=3).ahead == 4
     shape = MANY[name]
     x, want, arriving = general.make(shape.sizes, (2, 2), True, 0.8, "trace")
     arriving |= {"h": torch.randn(shape.sizes), "penalty": torch.tensor(300.0)}
@@ -84,18 +84,77 @@ def test_bfloat16_denormals_stay():
     assert_matches(run(inputs, NEURONS["soft"], "triton"), want)
 
 
+@interpreted
+@pytest.mark.parametrize("size", (1, 7, 64, (1 << 30) - 1, 1 << 30, (1 << 31) + 5, 1 << 40))
+def test_neurons_are_counted_in_64_bits(size):
+    """What finds the channel of a neuron, for channels and samples of any size."""
+    from tests.tools.triton_probe import wrapped_kernel
+
+    for first in {0, size // 2, size - 1}:
+        found = torch.empty(2, 64, dtype=torch.int64)
+        wrapped_kernel[(1,)](found, first, size, 64)
+        want = [divmod(first + lane, size) for lane in range(64)]
+        assert found.T.tolist() == [list(pair) for pair in want], (first, size)
+
+
+@interpreted
+def test_too_many_steps_are_refused_before_any_launch():
+    from snnkernels.backends import triton as kernels
+    from snnkernels.backends.triton.launch import MAX_STEPS
+    from snnkernels.core.call import Call, Outputs
+    from snnkernels.core.strides import common_layout
+
+    s, v = torch.full((1, 4), 7.0), torch.empty(4)
+    layout = common_layout(s, s)._replace(steps=1 << 31)
+    outputs = Outputs(s, None, torch.empty(0), v, *(None,) * 4)
+    with pytest.raises(ValueError, match=f"x has {1 << 31} steps.*at most {MAX_STEPS}"):
+        kernels.neuron_forward(layout, Call(), torch.zeros(1, 4), outputs)
+    assert (s == 7.0).all()
+
+
+@interpreted
+@pytest.mark.usefixtures("nan_filled")
+@pytest.mark.parametrize("detach", (True, False))
+@pytest.mark.parametrize("reset", ("hard", "soft", "none", "trace"))
+def test_spikes_without_a_gradient_have_no_term(reset, detach):
+    """Not 0 times the surrogate: that is NaN where the potential is, and changes signs of zeros."""
+    x = torch.randn(19, 2, 21)
+    x[3, 0, 4], x[9, 1, 2], x[5:, 1, 7] = float("nan"), float("inf"), 0.0
+    arriving = torch.randn(2, 21)
+    arriving[1, :8] = -0.0
+    options = {"decay": 0.5, "reset": reset, "detach_reset": detach}
+    if reset == "trace":
+        options["trace_decay"] = 0.7
+    for name in ("v", "trace") if reset == "trace" and not detach else ("v",):
+        found = []
+        for backend in ("triton", "torch"):
+            leaf = x.clone().requires_grad_()
+            _, state = snn.lif(leaf, **options, backend=backend)
+            part = getattr(state, name)
+            found += torch.autograd.grad(part, leaf, arriving, materialize_grads=True)
+        assert_same(*found, f"dx from {name}")
+
+
 def test_launches_cover_every_call():
     pytest.importorskip("triton")
-    from snnkernels.backends.triton.launch_table import CHECKPOINT_EVERY, LAUNCHES, launches_for
+    from snnkernels.backends.triton.launch_table import (
+        CHECKPOINT_EVERY,
+        LAUNCHES,
+        LIMITS,
+        launches_for,
+    )
 
     for kind in (*LAUNCHES, "sm_86"):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             for neurons in (1, 1 << 14, 1 << 17, 1 << 40):
                 row = launches_for(kind, neurons, dtype)
                 assert row.backward.ahead == CHECKPOINT_EVERY
-                for launch in (row.forward, row.backward):
-                    fits = [launch.fitting(aligned=a, held=k) for a in (1, 0) for k in range(4)]
-                    assert fits[0] == launch
+                for kernel, limits in LIMITS.items():
+                    launch = getattr(row, kernel)
+                    assert kind == "interpreter" or launch.within(limits["plain"], True) == launch
+                    fits = [
+                        launch.within(each, a) for each in limits.values() for a in (True, False)
+                    ]
                     for number in (n for fit in fits for n in fit):
                         assert number > 0 and number & (number - 1) == 0, (kind, launch)
 

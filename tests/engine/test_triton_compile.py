@@ -1,7 +1,7 @@
 """The Triton kernels compile ahead of time, spill nothing, load ahead and fuse no products.
 
 All compilations run once, in a process of their own without TRITON_INTERPRET; they need no GPU.
-``python -m tests.test_triton_compile`` writes the file of instruction counts anew.
+``python -m tests.engine.test_triton_compile`` writes the file of instruction counts anew.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def compile_all() -> dict[str, dict]:
-    """What each of `ALL` gave, by its name."""
+def run_module(name: str) -> dict:
+    """What a module of tests/tools prints, run without TRITON_INTERPRET."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.triton_compile"],
+        [sys.executable, "-m", f"tests.tools.{name}"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -42,13 +42,18 @@ def compile_all() -> dict[str, dict]:
     return json.loads(done.stdout)
 
 
+def compile_all() -> dict[str, dict]:
+    """What each of `ALL` gave, by its name."""
+    return run_module("triton_compile")
+
+
 @pytest.fixture(scope="module")
 def reports():
     return compile_all()
 
 
 def test_cover():
-    assert len(BUILDS) <= 67
+    assert len(BUILDS) <= 70
     for kernel, axes in (("forward", FORWARD_AXES), ("backward", BACKWARD_AXES)):
         of_kernel = [build for build in BUILDS.values() if build.kernel == kernel]
         for name in (*AXES, *axes):
@@ -113,6 +118,15 @@ def test_instructions_do_not_grow(reports):
         if name in COMMON and report["per_step"] > 1.1 * recorded["per_step"].get(name, 0.0)
     }
     assert not grown, f"instructions per neuron and step, now and recorded: {grown}"
+
+
+def test_a_new_size_never_compiles_again():
+    """Calls that differ in sizes and strides: a compilation for each way to cut them, no more."""
+    found = run_module("triton_sizes")
+    assert len(found) == 2 * 8  # kernels, in two dtypes
+    for name, (compilations, different) in found.items():
+        most = 1 if name.startswith("bntt") else 3 * 3  # rows aligned, odd, narrow; rows of a table
+        assert 1 <= compilations == different <= most, name
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 
 import pytest
 import torch
 
+from snnkernels.backends import gpu
+from snnkernels.backends.faster import MEASURED, faster_on_gpu
+from snnkernels.backends.gpu import gpu_key
 from snnkernels.cli import main, tune
 from tests.tools.targets import TARGETS
 
@@ -19,9 +23,10 @@ from snnkernels.cli import _timing, _tuning  # noqa: E402
 
 OLD, FAST, WRONG = Launch(128, 4), Launch(256, 4), Launch(64, 2)
 ROWS = {
-    size: (Row(1 << 16, Launch(256, 4, 8), OLD, "cuda"), Row(0, Launch(32, 1, 32), Launch(32, 1)))
+    size: (Row(1 << 16, Launch(256, 4, 8), OLD), Row(0, Launch(32, 1, 32), Launch(32, 1)))
     for size in (2, 4)
 }
+FASTER = {size: [(1 << 16, "cuda"), (0, "triton")] for size in (2, 4)}
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +34,16 @@ def cache(monkeypatch, tmp_path):
     """A cache folder of its own, and a GPU by name."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
-    stored.stored_rows.cache_clear()
+    forget()
+    gpu_key.cache_clear()
     yield tmp_path
-    stored.stored_rows.cache_clear()
+    forget()
+    gpu_key.cache_clear()
+
+
+def forget() -> None:
+    """What was read from the files."""
+    stored.MEASURED._known = MEASURED._known = None
 
 
 @pytest.mark.parametrize("kind", ("sm_90", "unknown"))
@@ -167,26 +179,31 @@ def test_another_backend_is_compared(cuda_ms, wins):
     assert got.name == "triton" and "dx does not equal" in tune.comparison(got)
 
 
+class OnGpu(list):
+    """Sizes of a float32 tensor on the first GPU, of which one step can be taken."""
+
+    device, dtype = torch.device("cuda", 0), torch.float32
+
+    def element_size(self) -> int:
+        return 4
+
+    def __getitem__(self, part):
+        assert part == slice(None, 1)
+        return torch.empty(1, *self, device="meta")
+
+
 def test_auto_takes_what_was_measured_faster(monkeypatch):
     from snnkernels import backends
-    from snnkernels.backends.triton import launch as calls
 
-    monkeypatch.setattr(calls, "INTERPRETED", False)
-    monkeypatch.setattr(calls, "gpu_class", lambda index: "sm_90")
     here = {"triton", "cuda"}
-    monkeypatch.setattr(backends, "why_unavailable", lambda n, _: None if n in here else "not here")
-    stored.store("GPU 0", ROWS)
+    monkeypatch.setattr(
+        backends, "why_unavailable", lambda n, *device: None if n in here else "not here"
+    )
+    assert backends.faster_on_gpu(OnGpu([4, 1 << 18])) is None  # nobody has measured
+    MEASURED.store(gpu_key(0), FASTER)
     choose = backends.choose.__wrapped__  # what was found is kept otherwise
-
-    class X(list):
-        device, dtype = torch.device("cuda", 0), torch.float32
-
-        def __getitem__(self, part):
-            assert part == slice(None, 1)
-            return torch.empty(1, *self, device="meta")
-
-    assert backends.faster_on_gpu(X([4, 1 << 18])) == "cuda"
-    assert backends.faster_on_gpu(X([4, 16])) == "triton"
+    assert backends.faster_on_gpu(OnGpu([4, 1 << 18])) == "cuda"
+    assert backends.faster_on_gpu(OnGpu([4, 16])) == "triton"
     assert backends.faster_on_gpu(torch.zeros(1, 1)) is None  # on the CPU
     assert choose("auto", "cuda", torch.float32, first="cuda") == "cuda"
     assert choose("auto", "cuda", torch.float32, first="triton") == "triton"
@@ -195,19 +212,47 @@ def test_auto_takes_what_was_measured_faster(monkeypatch):
     assert choose("auto", "cuda", torch.float64, first="cuda") == "torch"
     here.remove("cuda")
     assert choose("auto", "cuda", torch.float32, first="cuda") == "triton"
-    here.clear()
-    assert backends.faster_on_gpu(X([4, 1 << 18])) is None
 
 
-def test_stored_launches_are_used_on_that_gpu_alone():
+def test_an_old_gpu_beside_a_new_one(monkeypatch):
+    """Each call runs on what its own GPU can do."""
+    from snnkernels import backends
+    from snnkernels.backends import cuda, triton
+
+    monkeypatch.setattr(triton, "INTERPRETED", False)
+    monkeypatch.setattr(cuda, "way", lambda: "ahead of time")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", ((6, 1), (9, 0)).__getitem__)
+    for module in (cuda, triton):
+        assert module.why_unavailable("cuda", 1) is None
+        assert module.why_unavailable("cuda") is None
+        assert re.search(r"8\.0.*6.*1|6.*1.*8\.0", module.why_unavailable("cuda", 0))
+    backends.why_unavailable.cache_clear()
+    choose = backends.choose.__wrapped__
+    assert choose("auto", "cuda", torch.float32, index=0) == "torch"
+    assert choose("auto", "cuda", torch.float32, index=1) == "triton"
+    assert backends.available_backends("cuda:0") == ("torch",)
+    with pytest.raises(RuntimeError, match="cannot run on device"):
+        choose("triton", "cuda", torch.float32, index=0)
+    backends.why_unavailable.cache_clear()
+
+
+def test_stored_launches_are_used_on_that_gpu_and_triton_alone(monkeypatch):
     assert stored.stored_row(0, 1 << 20, torch.float32) is None
-    stored.store("GPU 0", ROWS)
+    stored.store(gpu_key(0), ROWS)
     assert stored.stored_row(0, 1 << 20, torch.float32) == ROWS[4][0]
     assert stored.stored_row(0, 100, torch.float16) == ROWS[2][1]
     assert stored.stored_row(1, 1 << 20, torch.float32) is None
-    stored.store("GPU 1", {size: (rows[1],) for size, rows in ROWS.items()})
-    assert stored.read() == {"GPU 0": ROWS, "GPU 1": {s: (r[1],) for s, r in ROWS.items()}}
-    assert [file.name for file in stored.path().parent.iterdir()] == [stored.path().name]
+    stored.store(gpu_key(1), {size: (rows[1],) for size, rows in ROWS.items()})
+    kept = {"GPU 0": ROWS, "GPU 1": {s: (r[1],) for s, r in ROWS.items()}}
+    assert {key.split(", ")[0]: rows for key, rows in stored.MEASURED.read().items()} == kept
+    file = stored.MEASURED.path()
+    assert [other.name for other in file.parent.iterdir()] == [file.name]
+    monkeypatch.setattr(gpu, "version", lambda name: "99.0")
+    gpu_key.cache_clear()
+    assert stored.stored_row(0, 1 << 20, torch.float32) is None
 
 
 def test_a_launch_asks_the_file_once(monkeypatch):
@@ -215,37 +260,30 @@ def test_a_launch_asks_the_file_once(monkeypatch):
 
     monkeypatch.setattr(calls, "INTERPRETED", False)
     monkeypatch.setattr(calls, "gpu_class", lambda index: "sm_90")
-    stored.store("GPU 0", ROWS)
-
-    class X:
-        device, dtype = torch.device("cuda", 0), torch.float32
-
-    assert calls.table_row(1 << 20, X) == ROWS[4][0]
-    stored.path().unlink()
-    assert calls.table_row(1 << 20, X) == ROWS[4][0]
-    stored.stored_rows.cache_clear()
-    assert calls.table_row(1 << 20, X) == launches.launches_for("sm_90", 1 << 20, torch.float32)
+    stored.store(gpu_key(0), ROWS)
+    x = OnGpu()
+    assert calls.table_row(1 << 20, x) == ROWS[4][0]
+    stored.MEASURED.path().unlink()
+    assert calls.table_row(1 << 20, x) == ROWS[4][0]
+    forget()
+    assert calls.table_row(1 << 20, x) == launches.launches_for("sm_90", 1 << 20, torch.float32)
 
 
 def changed(**parts) -> str:
-    stored.store("GPU 0", ROWS)
-    return json.dumps(json.loads(stored.path().read_text()) | parts)
+    stored.store(gpu_key(0), ROWS)
+    return json.dumps(json.loads(stored.MEASURED.path().read_text()) | parts)
 
 
-ROW = {"neurons": 0, "forward": [32, 1, 32], "backward": [32, 1, 16], "faster": "triton"}
+ROW = {"neurons": 0, "forward": [32, 1, 32], "backward": [32, 1, 16]}
 
 
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (lambda: changed(format=99), "format 99, this version reads 2"),
+        (lambda: changed(format=99), "format 99, this version reads 3"),
         (lambda: changed()[:-40], "damaged"),
         (lambda: "[]", "damaged"),
-        (lambda: '{"format": 2}', "damaged"),
-        (
-            lambda: changed(gpus={"GPU 0": {"4": [ROW | {"faster": "cpp"}], "2": [ROW]}}),
-            "'cpp' is no",
-        ),
+        (lambda: '{"format": 3}', "damaged"),
         (lambda: changed(gpus={"GPU 0": {"4": [ROW]}}), "damaged"),
         (lambda: changed(gpus={"GPU 0": {"4": [ROW, ROW], "2": [ROW]}}), "damaged"),
         (lambda: changed(gpus={"GPU 0": {"4": [ROW | {"neurons": 1}], "2": [ROW]}}), "damaged"),
@@ -258,23 +296,34 @@ ROW = {"neurons": 0, "forward": [32, 1, 32], "backward": [32, 1, 16], "faster": 
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_warning(content, found):
-    text = content()
-    stored.path().parent.mkdir(exist_ok=True)
-    stored.path().write_text(text)
-    stored.stored_rows.cache_clear()
+    text, path = content(), stored.MEASURED.path()
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    forget()
     with pytest.warns(UserWarning, match=found) as seen:
         assert stored.stored_row(0, 5, torch.float32) is None
     message = str(seen[0].message)
-    assert str(stored.path()) in message and "launches that snnkernels brings" in message
+    assert str(path) in message and "launches that snnkernels brings" in message
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert stored.stored_row(0, 5, torch.float32) is None  # said once
-        stored.store("GPU 0", ROWS)  # replaces it
+        stored.store(gpu_key(0), ROWS)  # replaces it
         assert stored.stored_row(0, 5, torch.float32) == ROWS[4][1]
 
 
+@pytest.mark.parametrize(
+    "rows",
+    ([], [(5, "cuda")], [(0, "cpp")], [(0, "cuda"), (0, "cuda")]),
+    ids=("none", "not to 0", "no backend", "twice"),
+)
+def test_a_file_of_faster_backends_that_cannot_be_used_is_a_warning(rows):
+    MEASURED.store(gpu_key(0), {2: rows, 4: rows})
+    with pytest.warns(UserWarning, match="damaged.*snnkernels prefers"):
+        assert faster_on_gpu(OnGpu([4, 16])) is None
+
+
 @pytest.fixture
-def gpu(monkeypatch):
+def tuned_gpu(monkeypatch):
     """A GPU that is twice as fast with twice the neurons in a program; no kernel runs."""
 
     class Case(_tuning.Case):
@@ -305,7 +354,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(_tuning, "Case", Case)
 
 
-def test_the_command_stores_a_row_for_every_size(gpu, capsys):
+def test_the_command_stores_a_row_for_every_size(tuned_gpu, capsys):
     assert main(["tune", "--rounds", "3"]) == 0
     said = capsys.readouterr().out
     assert "GPU 0 (sm_77, which the table does not know)" in said
@@ -316,38 +365,41 @@ def test_the_command_stores_a_row_for_every_size(gpu, capsys):
             new = stored.stored_row(0, neurons, dtype)
             assert new.forward.block == 2 * old.forward.block
             assert new.backward.block == 2 * old.backward.block
-            assert new.faster == "cuda"
+    assert MEASURED.get(gpu_key(0)) == {
+        size: [(start, "cuda") for start in reversed(_tuning.MEASURED_AT)] for size in (2, 4)
+    }
     assert said.count('triton 2.0 us, cuda 1.0 us; "auto" takes cuda') == 2 * len(
         _tuning.MEASURED_AT
     )
 
 
-def test_without_the_cuda_kernels_triton_stays(gpu, monkeypatch, capsys):
+def test_without_the_cuda_kernels_triton_stays(tuned_gpu, monkeypatch, capsys):
     missing = {"cuda": "no nvcc here"}
     monkeypatch.setattr(tune, "why_unavailable", lambda name, _: missing.get(name))
     assert main(["tune", "--rounds", "1"]) == 0
     assert "Backend 'cuda' is not compared: no nvcc here." in capsys.readouterr().out
-    assert stored.stored_row(0, 1 << 20, torch.float32).faster == "triton"
+    assert stored.stored_row(0, 1 << 20, torch.float32) and MEASURED.get(gpu_key(0)) is None
 
 
-def test_a_folder_that_cannot_be_written(gpu, cache, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_written(tuned_gpu, cache, monkeypatch, capsys):
     (cache / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "file"))
-    for run in (lambda: main(["tune"]), lambda: tune.store("GPU 0", ROWS)):
+    for run in (lambda: main(["tune"]), lambda: tune.store(gpu_key(0), ROWS, FASTER)):
         assert run() == 1
         said = capsys.readouterr()
         assert said.out == ""  # nothing was measured
-        for words in (str(stored.path()), "XDG_CACHE_HOME", "run as before"):
+        for words in (str(cache / "file"), "XDG_CACHE_HOME", "run as before"):
             assert words in said.err
     with pytest.warns(UserWarning, match="cannot be read"):
         assert stored.stored_row(0, 5, torch.float32) is None
 
 
-def test_forget(capsys):
-    assert tune.store("GPU 0", ROWS) == 0
-    assert str(stored.path()) in capsys.readouterr().out
+def test_forget(cache, capsys):
+    assert tune.store(gpu_key(0), ROWS, FASTER) == 0
+    assert str(cache) in capsys.readouterr().out
     assert main(["tune", "--forget"]) == 0
-    assert not stored.path().exists() and "Deleted" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("Deleted") == 2
+    assert not any(table.path().exists() for table in (stored.MEASURED, MEASURED))
     assert stored.stored_row(0, 5, torch.float32) is None
     assert main(["tune", "--forget"]) == 0
     assert "Nothing is stored" in capsys.readouterr().out
@@ -359,4 +411,4 @@ def test_without_a_gpu(monkeypatch, capsys):
     said = capsys.readouterr()
     assert "needs a CUDA GPU that Triton can use" in said.err
     assert said.out == "" and said.err.count("\n") == 1
-    assert not stored.path().exists()
+    assert not stored.MEASURED.path().exists()

@@ -1,7 +1,7 @@
 """Compiles the Triton kernels ahead of time, without a GPU, and says what came out, as JSON.
 
-``python -m tests.triton_compile`` runs in a process of its own: compiling needs triton imported
-without TRITON_INTERPRET. It prints one `Report` for each build of `ALL`.
+``python -m tests.tools.triton_compile`` runs in a process of its own: compiling needs triton
+imported without TRITON_INTERPRET. It prints one `Report` for each build of `ALL`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tests.tools.cases import pairwise
 
 TRACE = 3  # the reset
-POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
-OF_X = ("x", "s", "f", "ds", "df", "dx")  # pointers of its dtype
+DTYPES = ("float32", "bfloat16", "float16")
 NEURONS = (1 << 20, 1 << 17, 1 << 15, 1 << 12)  # one of each class of launches
 
 # Instructions that the numeric contract has something to say about: fused products and sums,
@@ -33,7 +32,7 @@ WATCHED = (
 # What is fixed when a kernel is compiled. Options of the backward kernel come last.
 AXES = {
     "target": (80, 90, 100),
-    "dtype": tuple(POINTERS),
+    "dtype": DTYPES,
     "neurons": NEURONS,
     "reset": (0, 1, 2),
     "refractory": (False, True),
@@ -80,16 +79,28 @@ class Build:
     wanted: str = "x"
 
     @property
-    def held(self) -> dict[str, bool]:
-        """As the backend says it to `rows_held`."""
-        found = {"recorded": self.recorded, "synapse": self.synapse is not None}
-        if self.kernel == "backward":
-            found |= {
-                "learns": self.learns,
-                "factors": self.traced or self.gain,
-                "other": self.traced or self.refractory or self.regularised,
-            }
-        return found
+    def limit(self):
+        """As the backend asks for it."""
+        from snnkernels.backends.triton.launch_table import (
+            backward_limit,
+            filter_limit,
+            forward_limit,
+        )
+
+        synapse = self.synapse is not None
+        if self.kernel.startswith("iir"):
+            backward = self.kernel.endswith("backward")
+            learns = self.learns and backward
+            return filter_limit(*self.synapse, backward=backward, learns=learns)
+        if self.kernel == "forward":
+            return forward_limit(recorded=self.recorded, synapse=synapse)
+        return backward_limit(
+            learns=self.learns,
+            recorded=self.recorded,
+            synapse=synapse,
+            factors=self.traced or self.gain,
+            other=self.traced or self.refractory or self.regularised,
+        )
 
     @property
     def learns(self) -> bool:
@@ -98,57 +109,6 @@ class Build:
     @property
     def traced(self) -> bool:
         return self.reset == TRACE
-
-    @property
-    def absent(self) -> set[str]:
-        """Names of the pointers that are None."""
-        if self.kernel.startswith("iir"):
-            return self._absent_of_filter
-        names = set()
-        coefficients = {"decay", "v_threshold", "gain", "trace_decay"}
-        starts = {"v0", "wait0", "trace0", "synapse0"}
-        ends = {"dv_out", "dtrace_out", "dsynapse_out"}
-        if not self.start:
-            names |= starts
-        if not self.refractory:
-            names |= {"wait0", "wait_out"}
-        if not self.traced:
-            names |= {"trace0", "trace_out", "dtrace_out", "trace_decay", "dtrace_decay", "dtrace0"}
-        if self.synapse is None:
-            names |= {"alpha", "beta", "synapse0", "synapse_out", "dsynapse_out", "dcoefficients"}
-            names.add("dsynapse0")
-        if not self.gain:
-            names |= {"gain", "dgain"}
-        if not self.regularised:
-            names |= {"penalty_out", "dpenalty"}
-        if self.coefficients == "number":
-            names |= coefficients
-        if not self.recorded:
-            names |= {"h", "dh"}
-        if not self.carried:
-            names |= ends
-        if self.spikes == "absent":
-            names.add("ds")
-        if self.wanted == "parameters":
-            names.add("dx")
-            if self.learns:
-                names |= {"dv0", "dtrace0", "dsynapse0"}
-        if not self.learns:
-            names |= {f"d{name}" for name in coefficients} | {"dcoefficients"}
-        if self.wanted == "x":
-            names |= {"dtrace0", "dsynapse0"}
-        return names
-
-    @property
-    def _absent_of_filter(self) -> set[str]:
-        names = set() if self.start else {"state0"}
-        if not self.carried:
-            names.add("dstate")
-        if self.wanted != "all":
-            names |= {"dx"} if self.wanted == "parameters" else {"dstate0", "dcoefficients"}
-        if self.kernel == "iir_backward" and not self.learns:
-            names |= {"x", "state0", "checkpoints"}
-        return names
 
 
 # What all options of the general neuron need, and of the filter at its highest order.
@@ -168,6 +128,11 @@ OTHERS = {
     "factors": Build("forward", **FACTORS, rows="odd", target=100, dtype="float16"),
     "all": Build(
         "forward", 80, "bfloat16", 1 << 12, TRACE, synapse=(2, 2), rows="narrow", **LOADED
+    ),
+    "odd": Build("forward", dtype="bfloat16", neurons=1 << 16, rows="odd"),
+    "recorded": Build("forward", dtype="bfloat16", neurons=1 << 16, recorded=True),
+    "recorded-narrow": Build(
+        "forward", dtype="bfloat16", neurons=1 << 17, recorded=True, rows="narrow"
     ),
     "synapse-back": Build("backward", synapse=(2, 1)),
     "synapse-learns": Build(
@@ -256,103 +221,182 @@ class Report:
     registers: int = 0
 
 
+@dataclass
+class Pointer:
+    """Stands for a tensor: its dtype, and an address that 16 divides."""
+
+    dtype: object
+
+    def data_ptr(self) -> int:
+        return 256
+
+
+SIZE = 1 << 20  # of everything; a kernel is the same for all sizes
+
+
 def _compile(build: Build):
     import torch
 
-    from snnkernels.backends.triton.iir import held as iir_held
-    from snnkernels.backends.triton.iir_kernels import iir_bwd_kernel, iir_fwd_kernel
+    from snnkernels.backends.triton import iir_kernels, neuron_bwd, neuron_fwd
+    from snnkernels.backends.triton.equations import Neuron, Policy
+    from snnkernels.backends.triton.filter import Order, Taps
     from snnkernels.backends.triton.launch_table import (
         CHECKPOINT_EVERY,
         compiler_options,
         launches_for,
-        rows_held,
     )
-    from snnkernels.backends.triton.neuron_bwd import neuron_bwd_kernel
-    from snnkernels.backends.triton.neuron_fwd import neuron_fwd_kernel
+    from snnkernels.backends.triton.rows import NUMBER, PER_CHANNEL, VALUE, Tile
+    from snnkernels.core.call import Arriving, Outputs
+    from snnkernels.core.state import State
 
-    kernel = {
-        "forward": neuron_fwd_kernel,
-        "backward": neuron_bwd_kernel,
-        "iir_forward": iir_fwd_kernel,
-        "iir_backward": iir_bwd_kernel,
-    }[build.kernel]
-    forward = build.kernel.endswith("forward")
+    if build.spikes == "absent":  # then another sequence arrives
+        build = replace(build, recorded=True)
     dtype = getattr(torch, build.dtype)
+    row, kept = Pointer(torch.float32), Pointer(dtype)
+    forward, of_filter = build.kernel.endswith("forward"), build.kernel.startswith("iir")
     target = build.target if isinstance(build.target, str) else f"sm_{build.target}"
-    row = launches_for(target, build.neurons, dtype)
-    launch = row.forward if forward else row.backward
-    held = rows_held(**build.held)
-    if build.kernel.startswith("iir"):
-        held = iir_held(*build.synapse, build.learns and not forward)
-    launch = launch.fitting(aligned=build.rows == "aligned", held=held)
+    launch = launches_for(target, build.neurons, dtype)
+    launch = launch.forward if forward else launch.backward
+    launch = launch.within(build.limit, build.rows == "aligned")
     nvidia = not isinstance(build.target, str)
-    per_channel = build.coefficients == "channel"
-    options = {
-        "CHARGE": 0,
-        "COMPARE": 0,
-        "SPIKES": 0,
-        "WHEN": 0,
-        "RESET": build.reset,
-        "DETACH": build.detach,
-        "SURROGATE": build.surrogate,
-        "RECIPROCAL": nvidia,
-        "REFRACTORY": build.refractory,
-        "GAIN": build.gain,
-        "P": build.synapse[0] if build.synapse else 0,
-        "Q": build.synapse[1] if build.synapse else 0,
-        "DECAY_PER_CHANNEL": per_channel,
-        "THRESHOLD_PER_CHANNEL": per_channel,
-        "GAIN_PER_CHANNEL": per_channel,
-        "TRACE_PER_CHANNEL": per_channel,
-        "FILTER_PER_CHANNEL": per_channel,
-        "K": CHECKPOINT_EVERY if build.keep else 0,
-        "X_INNER": build.x_inner,
-        "DS_INNER": int(build.spikes == "read"),
-        "DH_INNER": 1,
-        "DF_INNER": int(build.spikes == "read"),
-        "ALIGN": 16 // dtype.itemsize if build.rows == "aligned" else 1,
-        "WIDE": build.rows != "narrow",
-        "BLOCK": launch.block,
-        "U": launch.ahead,
+
+    kinds = {"number": NUMBER, "scalar": VALUE, "channel": PER_CHANNEL}
+    kind = kinds[build.coefficients].value
+    taps_kind = max(kind, VALUE.value)
+    tile = Tile(
+        block=launch.block,
+        ahead=launch.ahead,
+        every=CHECKPOINT_EVERY if build.keep or not forward else 0,
+        align=16 // dtype.itemsize if build.rows == "aligned" else 1,
+        wide=build.rows != "narrow",
+        inner=(build.x_inner,),
+    )
+    broadcast = int(build.spikes == "read")
+
+    def given(condition: bool, pointer=row):
+        return pointer if condition else None
+
+    def learned(condition: bool = True):
+        return given(condition and build.learns)
+
+    coefficient = 0.5 if build.coefficients == "number" else row
+    arguments = {
+        "x": kept,
+        "taps": Taps(row, row) if build.synapse else Taps(None, None),
+        "ORDER": Order(*build.synapse, taps_kind) if build.synapse else Order(),
     }
-    pointers = {name: POINTERS[build.dtype] for name in OF_X}
+    if forward:
+        refractory, traced = build.refractory, build.traced
+        arguments["out"] = Outputs(
+            kept,
+            given(build.recorded),
+            row,
+            row,
+            given(refractory),
+            given(build.synapse is not None),
+            given(traced),
+            given(build.regularised),
+        )
+    if of_filter:
+        arguments |= {"start": given(build.start)}
+        if forward:
+            kernel = iir_kernels.iir_fwd_kernel
+        else:
+            kernel = iir_kernels.iir_bwd_kernel
+            tile = tile._replace(inner=(broadcast, build.x_inner))
+            arguments |= {
+                "df": kept,
+                "x": given(build.learns, kept),
+                "start": given(build.start and build.learns),
+                "checkpoints": given(build.learns),
+                "dstate": given(build.carried),
+                "dx": given(build.wanted != "parameters", kept),
+                "dstart": given(build.wanted == "all"),
+                "dtaps": given(build.wanted == "all"),
+            }
+    else:
+        start, refractory, traced = build.start, build.refractory, build.traced
+        arguments |= {
+            "start": State(
+                given(start),
+                given(start and refractory),
+                given(start and build.synapse is not None),
+                given(start and traced),
+            ),
+            "neuron": Neuron(
+                coefficient,
+                coefficient,
+                coefficient if build.gain else 1.0,
+                coefficient if traced else 0.0,
+                *(0.0, 2.0, 0.5, 0.5, 1.0, 1.0),
+            ),
+            "POLICY": Policy(
+                reset=build.reset,
+                refractory=refractory,
+                gain=build.gain,
+                regularise=build.regularised,
+                rows=1 + refractory + traced,
+                kinds=(kind, kind, kind if build.gain else 0, kind if traced else 0),
+            ),
+        }
+        if forward:
+            kernel = neuron_fwd.neuron_fwd_kernel
+        else:
+            kernel = neuron_bwd.neuron_bwd_kernel
+            tile = tile._replace(inner=(build.x_inner, broadcast, 1))
+            arguments |= {
+                "checkpoints": row,
+                "arriving": Arriving(
+                    given(build.spikes != "absent", kept),
+                    given(build.recorded),
+                    given(build.carried),
+                    given(build.carried and build.synapse is not None),
+                    given(build.carried and traced),
+                    given(build.regularised),
+                ),
+                "wanted": neuron_bwd.Wanted(
+                    given(build.wanted != "parameters", kept),
+                    given(build.wanted != "parameters" or not build.learns),
+                    given(build.wanted == "all" and traced),
+                    given(build.wanted == "all" and build.synapse is not None),
+                    learned(),
+                    learned(),
+                    learned(build.gain),
+                    learned(traced),
+                    learned(build.synapse is not None),
+                ),
+                "POLICY": arguments["POLICY"]._replace(
+                    detach=build.detach, surrogate=build.surrogate, reciprocal=nvidia
+                ),
+            }
     how = compiler_options(launch, nvidia and not forward)
-    return _binary(build.target, kernel, options, build.absent, pointers, how), launch
+    return _binary(build.target, kernel, arguments | {"TILE": tile}, how), launch
 
 
-def _binary(target: int | str, kernel, options: dict, absent, pointers: dict, how: dict):
-    """Compile a kernel.
+def _binary(target: int | str, kernel, arguments: dict, how: dict):
+    """Compile a kernel as a launch with these arguments would.
 
     Args:
         target: a number for NVIDIA, else a name.
         kernel: the jit function.
-        options: its compile-time arguments by name.
-        absent: names of pointers that are None.
-        pointers: types of those that are not to float32.
+        arguments: those that are not sizes or strides.
         how: what the compiler is told.
     """
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    from triton.compiler import ASTSource, make_backend
+    from triton.runtime.jit import create_function_from_signature
 
-    signature, constants, attributes = {}, {}, {}
-    for place, parameter in enumerate(kernel.params):
-        name = parameter.name
-        if name in options:
-            signature[name], constants[(place,)] = "constexpr", options[name]
-        elif parameter.annotation_type:
-            signature[name] = parameter.annotation_type
-        elif name in absent:
-            signature[name], constants[(place,)] = "constexpr", None
-        else:
-            signature[name] = pointers.get(name, POINTERS["float32"])
-            attributes[(place,)] = [["tt.divisibility", 16]]
     nvidia = not isinstance(target, str)
-    return triton.compile(
-        ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes),
-        target=GPUTarget("cuda" if nvidia else "hip", target, 32 if nvidia else 64),
-        options=how,
+    target = GPUTarget("cuda" if nvidia else "hip", target, 32 if nvidia else 64)
+    backend = make_backend(target)
+    sizes = {p.name: SIZE for p in kernel.params if p.name not in arguments}
+    bound = create_function_from_signature(kernel.signature, kernel.params, backend)(
+        **arguments, **sizes, **how
     )
+    options, signature, constants, attributes = kernel._pack_args(backend, dict(how), *bound)
+    source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=target, options=options.__dict__)
 
 
 def _compile_bntt(build: BnttBuild):
@@ -365,11 +409,17 @@ def _compile_bntt(build: BnttBuild):
     align = 16 // getattr(torch, build.dtype).itemsize
     align = align if build.channels % align == 0 else 1
     plan = bntt.cut(50, 1 << 14, build.channels, align)
-    options = {"ALIGN": align, "ROWS": plan.rows, "COLUMNS": plan.columns, "AHEAD": bntt.AHEAD}
-    pointers = dict.fromkeys(("x", "out", "dout", "kept", "dx"), POINTERS[build.dtype])
-    absent = ("mean",) if build.keeps_output else ()
+    kept, row, sums = (
+        Pointer(getattr(torch, name)) for name in (build.dtype, "float32", "float64")
+    )
+    arguments = dict.fromkeys(("x", "out", "dout", "kept", "dx"), kept)
+    arguments |= dict.fromkeys(("weight", "rstd", "mean_out", "rstd_out", "dweight"), row)
+    arguments |= {"mean": None if build.keeps_output else row, "sums": sums, "eps": 1e-5}
+    arguments |= {"ALIGN": align, "ROWS": plan.rows, "COLUMNS": plan.columns, "AHEAD": bntt.AHEAD}
+    names = {parameter.name for parameter in kernel.params}
+    arguments = {name: value for name, value in arguments.items() if name in names}
     how = bntt.compiler_options(64 if isinstance(build.target, str) else 32)
-    binary = _binary(build.target, kernel, options, absent, pointers | {"sums": "*fp64"}, how)
+    binary = _binary(build.target, kernel, arguments, how)
     return binary, Launch(plan.rows * plan.columns, how["num_warps"], bntt.AHEAD)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from snnkernels.backends.contract import Sums
 from snnkernels.backends.cuda import launch as cuda_launch
 from snnkernels.backends.cuda.launch import CHECKPOINT_EVERY, MAX_ORDER, Launch, Shape
+from snnkernels.backends.gpu import capability
 from snnkernels.core.call import Arriving, Call, Gradients, Outputs
 from snnkernels.core.strides import Layout, Rows
 
@@ -83,18 +84,18 @@ def why_no_way() -> str:
     return _way()[2]
 
 
-def why_unavailable(device_type: str) -> str | None:
-    """None where this backend runs on that kind of device, else the reason."""
+def why_unavailable(device_type: str, index: int | None = None) -> str | None:
+    """None where this backend runs on a device, by default on any of its kind, else the reason."""
     if device_type != "cuda":
         return "it runs on CUDA tensors only"
     if torch.version.cuda is None:
         return "this PyTorch was built without CUDA"
     if not torch.cuda.is_available():
         return "PyTorch finds no NVIDIA GPU, or no driver that is new enough for it"
-    capability = min(map(torch.cuda.get_device_capability, range(torch.cuda.device_count())))
-    if capability < _OLDEST:
+    found = capability(index)
+    if found < _OLDEST:
         return (
-            f"the GPU has compute capability {capability[0]}.{capability[1]}, the kernels need 8.0 "
+            f"the GPU has compute capability {found[0]}.{found[1]}, the kernels need 8.0 "
             "(Ampere) or newer; backends 'triton' and 'torch' may still work"
         )
     if way() is None:

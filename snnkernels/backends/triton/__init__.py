@@ -16,18 +16,26 @@ import triton
 from torch import Tensor
 
 from snnkernels.backends.contract import Sums
+from snnkernels.backends.gpu import capability
 from snnkernels.backends.triton.bntt import bntt_backward, bntt_forward, takes_bntt
-from snnkernels.backends.triton.equations import INTERPRETED
-from snnkernels.backends.triton.iir import MAX_ORDER, iir_backward, iir_forward
+from snnkernels.backends.triton.equations import INTERPRETED, Neuron, Policy
+from snnkernels.backends.triton.filter import Taps
+from snnkernels.backends.triton.iir import MAX_ORDER, iir_backward, iir_forward, order
 from snnkernels.backends.triton.launch import (
     NVIDIA,
-    per_channel,
+    kind,
     reduce_channels,
     run,
+    source,
     table_row,
 )
-from snnkernels.backends.triton.launch_table import CHECKPOINT_EVERY, Launch, rows_held
-from snnkernels.backends.triton.neuron_bwd import neuron_bwd_kernel
+from snnkernels.backends.triton.launch_table import (
+    CHECKPOINT_EVERY,
+    Launch,
+    backward_limit,
+    forward_limit,
+)
+from snnkernels.backends.triton.neuron_bwd import Wanted, neuron_bwd_kernel
 from snnkernels.backends.triton.neuron_fwd import neuron_fwd_kernel
 from snnkernels.core.call import Arriving, Call, Gradients, Outputs
 from snnkernels.core.strides import Layout
@@ -51,8 +59,8 @@ OPS = ("neuron", "general", "regulariser", "iir", "bntt")
 _OLDEST = (3, 6)  # Triton
 
 
-def why_unavailable(device_type: str) -> str | None:
-    """None where this backend runs on that kind of device, else the reason."""
+def why_unavailable(device_type: str, index: int | None = None) -> str | None:
+    """None where this backend runs on a device, by default on any of its kind, else the reason."""
     version = tuple(map(int, triton.__version__.split(".")[:2]))
     if version < _OLDEST:
         return f"it needs triton {'.'.join(map(str, _OLDEST))} or newer, found {triton.__version__}"
@@ -69,50 +77,35 @@ def why_unavailable(device_type: str) -> str | None:
         return "torch finds no GPU"
     if torch.version.hip is not None:
         return None
-    best = max(torch.cuda.get_device_capability(k) for k in range(torch.cuda.device_count()))
-    return None if best >= (8, 0) else f"it needs compute capability 8.0 or newer, found {best}"
+    found = capability(index)
+    return None if found >= (8, 0) else f"it needs compute capability 8.0 or newer, found {found}"
 
 
-def _shared(call: Call) -> tuple[dict, dict]:
-    """Pointers and arguments that both kernels have."""
-    tensors = {
-        "v0": call.state.v,
-        "wait0": call.state.refractory,
-        "trace0": call.state.trace,
-        "synapse0": call.state.synapse,
-        "decay": call.decay.tensor,
-        "v_threshold": call.v_threshold.tensor,
-        "gain": call.gain.tensor,
-        "trace_decay": call.trace_decay.tensor,
-        "alpha": call.alpha,
-        "beta": call.beta,
+def _shared(call: Call) -> dict:
+    """Arguments that both kernels have."""
+    coefficients = (call.decay, call.v_threshold, call.gain, call.trace_decay)
+    return {
+        "start": call.state,
+        "neuron": Neuron(
+            *map(source, coefficients),
+            call.v_reset,
+            float(call.refractory),
+            call.tolerance,
+            call.shift,
+            call.surrogate_p,
+            call.surrogate_q,
+        ),
+        "taps": Taps(call.alpha, call.beta),
+        "POLICY": Policy(
+            reset=call.reset,
+            refractory=call.refractory > 0,
+            gain=call.has_gain,
+            regularise=call.regularise > 0,
+            rows=call.checkpoint_rows - call.P,
+            kinds=tuple(kind(c.tensor) for c in coefficients),
+        ),
+        "ORDER": order(call),
     }
-    arguments = {
-        "decay_number": call.decay.number,
-        "threshold_number": call.v_threshold.number,
-        "gain_number": call.gain.number,
-        "trace_number": call.trace_decay.number,
-        "v_reset": call.v_reset,
-        "period": float(call.refractory),
-        "tolerance": call.tolerance,
-        "shift": call.shift,
-        "CHARGE": 0,
-        "COMPARE": 0,
-        "SPIKES": 0,
-        "WHEN": 0,
-        "RESET": call.reset,
-        "REFRACTORY": call.refractory > 0,
-        "GAIN": call.has_gain,
-        "P": call.P,
-        "Q": call.Q,
-        "DECAY_PER_CHANNEL": call.decay.count > 1,
-        "THRESHOLD_PER_CHANNEL": call.v_threshold.count > 1,
-        "GAIN_PER_CHANNEL": call.gain.count > 1,
-        "TRACE_PER_CHANNEL": call.trace_decay.count > 1,
-        "FILTER_PER_CHANNEL": per_channel(call.beta),
-        "K": call.checkpoint_every,
-    }
-    return tensors, arguments
 
 
 def neuron_forward(
@@ -122,28 +115,16 @@ def neuron_forward(
 
     ``launch`` is for measurements. Default: what `launch_tuned` or `launch_table` says.
     """
-    tensors, arguments = _shared(call)
     run(
         neuron_fwd_kernel,
         layout,
         launch or table_row(layout.neurons, x).forward,
+        call.checkpoint_every,
         {"x": layout.inputs[0], "out": layout.out},
-        tensors
-        | {
-            "x": x,
-            "s": outputs.s,
-            "h": outputs.h,
-            "v_out": outputs.v,
-            "wait_out": outputs.refractory,
-            "trace_out": outputs.trace,
-            "synapse_out": outputs.synapse,
-            "penalty_out": outputs.penalty,
-            "checkpoints": outputs.checkpoints,
-        },
-        arguments,
+        _shared(call) | {"x": x, "out": outputs},
         x,
         backward=False,
-        held=rows_held(recorded=outputs.h is not None, synapse=call.beta is not None),
+        limit=forward_limit(recorded=outputs.h is not None, synapse=call.beta is not None),
     )
 
 
@@ -161,44 +142,38 @@ def neuron_backward(
 
     ``launch`` as for `neuron_forward`.
     """
-    tensors, arguments = _shared(call)
-    sums = Sums(layout, call, gradients, x.device)
+    arguments, sums = _shared(call), Sums(layout, call, gradients, x.device)
+    policy = arguments["POLICY"]._replace(
+        detach=bool(call.detach_reset), surrogate=call.surrogate, reciprocal=NVIDIA
+    )
+    wanted = Wanted(
+        gradients.x,
+        gradients.v,
+        gradients.trace,
+        gradients.synapse,
+        sums.decay,
+        sums.v_threshold,
+        sums.gain,
+        sums.trace_decay,
+        sums.filter,
+    )
     run(
         neuron_bwd_kernel,
         layout,
         launch or table_row(layout.neurons, x).backward,
+        call.checkpoint_every,
         dict(zip(("x", "ds", "dh", "out"), (*layout.inputs, layout.out), strict=True)),
-        tensors
+        arguments
         | {
             "x": x,
             "checkpoints": checkpoints,
-            "ds": arriving.s,
-            "dv_out": arriving.v,
-            "dtrace_out": arriving.trace,
-            "dsynapse_out": arriving.synapse,
-            "dpenalty": arriving.penalty,
-            "dh": arriving.h,
-            "dx": gradients.x,
-            "dv0": gradients.v,
-            "dtrace0": gradients.trace,
-            "dsynapse0": gradients.synapse,
-            "dcoefficients": sums.filter,
-            "ddecay": sums.decay,
-            "dv_threshold": sums.v_threshold,
-            "dgain": sums.gain,
-            "dtrace_decay": sums.trace_decay,
-        },
-        arguments
-        | {
-            "p": call.surrogate_p,
-            "q": call.surrogate_q,
-            "DETACH": bool(call.detach_reset),
-            "SURROGATE": call.surrogate,
-            "RECIPROCAL": NVIDIA,
+            "arriving": arriving,
+            "wanted": wanted,
+            "POLICY": policy,
         },
         x,
         backward=True,
-        held=rows_held(
+        limit=backward_limit(
             learns=sums.wanted,
             recorded=arriving.h is not None,
             synapse=call.beta is not None,

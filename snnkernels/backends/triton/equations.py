@@ -1,22 +1,19 @@
 """The equations of the neuron and its surrogates for Triton: a mirror of ``csrc/neuron.h``.
 
 Same names, same order of operations, one rounding per operation (every launch passes
-``enable_fp_fusion=False``). Enums are compile-time numbers and stand where neuron.h has them; an
-enum with one value marks a place where other libraries' neurons differ.
+``enable_fp_fusion=False``). Enums are compile-time numbers.
 
 Only built-in functions of ``triton.language`` are used, so that what decides between compiler and
 interpreter is the variable TRITON_INTERPRET at the import of this module alone.
 """
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
-CHARGE_DECAY = tl.constexpr(0)  # h = decay * v + x
-COMPARE_GREATER_EQUAL = tl.constexpr(0)  # fires where h >= v_threshold
-SPIKES_SINGLE = tl.constexpr(0)  # 0 or 1 a step
-WHEN_NOW = tl.constexpr(0)  # resets in the step of the spike
 RESET_HARD = tl.constexpr(0)  # v_reset where s
 RESET_SOFT = tl.constexpr(1)  # h - v_threshold * s
 RESET_NONE = tl.constexpr(2)  # h
@@ -27,6 +24,63 @@ GAUSSIAN = tl.constexpr(2)
 ATAN = tl.constexpr(3)
 SIGMOID = tl.constexpr(4)
 FAST_SIGMOID = tl.constexpr(5)
+
+
+class Policy(NamedTuple):
+    """What is known of a neuron at compile time; a part that is absent is not compiled.
+
+    Attributes:
+        reset: a RESET.
+        refractory: it waits after a spike.
+        gain: its current is multiplied by a gain.
+        regularise: potentials far from the threshold are penalised.
+        rows: of a checkpoint before those of the synapse, see ``neuron_state.py``.
+        kinds: of its coefficients, see ``rows.py``.
+        detach: the reset does not reach back through the spikes.
+        surrogate: which one.
+        reciprocal: see `quotient`.
+    """
+
+    reset: int
+    refractory: bool
+    gain: bool
+    regularise: bool
+    rows: int
+    kinds: tuple
+    detach: bool = False
+    surrogate: int = 0
+    reciprocal: bool = False
+
+
+class Neuron(NamedTuple):
+    """Coefficients of a neuron: numbers, or of the first four pointers or rows."""
+
+    decay: object
+    theta: object
+    gain: object
+    trace_decay: object
+    v_reset: float
+    period: float  # steps that it waits after a spike
+    tolerance: float  # of the penalty
+    shift: float
+    p: float  # of the surrogate
+    q: float
+
+
+class State(NamedTuple):
+    """What a neuron takes from one step to the next; zero where it does not have it."""
+
+    v: object
+    wait: object
+    trace: object
+
+
+class Step(NamedTuple):
+    """What comes of a step, live being where the neuron may fire."""
+
+    h: object
+    fired: object
+    live: object
 
 
 @triton.jit
@@ -69,17 +123,6 @@ def spike(fired, dtype: tl.constexpr):
 
 
 @triton.jit
-def check_policy(
-    CHARGE: tl.constexpr, COMPARE: tl.constexpr, SPIKES: tl.constexpr, WHEN: tl.constexpr
-):
-    """Refuse, at compile time, policies that these kernels do not have."""
-    tl.static_assert(CHARGE == CHARGE_DECAY, "charge has one value: decay")
-    tl.static_assert(COMPARE == COMPARE_GREATER_EQUAL, "compare has one value: greater_equal")
-    tl.static_assert(SPIKES == SPIKES_SINGLE, "spikes has one value: single")
-    tl.static_assert(WHEN == WHEN_NOW, "when has one value: now")
-
-
-@triton.jit
 def quotient(a, b, RECIPROCAL: tl.constexpr):
     """Of surrogates only: a / b, or with RECIPROCAL a times NVIDIA's reciprocal, right to 1 ulp.
 
@@ -117,6 +160,27 @@ def surrogate_grad(u, p, q, KIND: tl.constexpr, RECIPROCAL: tl.constexpr):
 
 
 @triton.jit
+def no_term():
+    """-0.0: added to any number it changes no bit of it."""
+    # A literal -0.0 becomes +0.0 on its way through the compiler.
+    return tl.full((), -(1 << 31), tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def add_products(total, weights, rows, COUNT: tl.constexpr, there, CERTAIN: tl.constexpr):
+    """The sum: total + weights[COUNT - 1] rows[COUNT - 1] + ... + weights[0] rows[0].
+
+    Products from number ``there`` on are absent; there is at least CERTAIN.
+    """
+    for k in tl.static_range(COUNT - 1, -1, -1):
+        product = weights[k] * rows[k]
+        if k >= CERTAIN:
+            product = tl.where(k < there, product, no_term())
+        total = total + product
+    return total
+
+
+@triton.jit
 def filter(beta, x, alpha, f, P: tl.constexpr, Q: tl.constexpr):  # noqa: A001
     """One step of the filter of order P, Q (Fang et al., eq. 5d).
 
@@ -128,12 +192,8 @@ def filter(beta, x, alpha, f, P: tl.constexpr, Q: tl.constexpr):  # noqa: A001
         P: order of the outputs.
         Q: order of the inputs.
     """
-    total = beta[Q] * x[Q]
-    for q in tl.static_range(Q - 1, -1, -1):
-        total = total + beta[q] * x[q]
-    for p in tl.static_range(P - 1, -1, -1):
-        total = total + alpha[p] * f[p]
-    return total
+    total = add_products(no_term(), beta, x, Q + 1, Q + 1, Q + 1)
+    return add_products(total, alpha, f, P, P, P)
 
 
 @triton.jit
@@ -149,20 +209,26 @@ def inhibit(h, theta, r):
 
 
 @triton.jit
-def fire(h, theta):
-    """Where the potential is at or above the threshold, as a mask."""
-    return h >= theta
+def fire(neuron, h, wait, POLICY: tl.constexpr):
+    """The `Step` with potential h: it fires where that is at or above the threshold."""
+    fired = h >= neuron.theta
+    if POLICY.refractory:
+        live = wait <= 0.0
+        fired = fired & live
+    else:
+        live = tl.full(h.shape, 0, tl.int32) == 0
+    return Step(h, fired, live)
 
 
 @triton.jit
-def reset(h, s, theta, v_reset, RESET: tl.constexpr):
-    """v[t], from h[t] and the mask of spikes."""
-    if RESET == RESET_HARD:
-        return tl.where(s, v_reset, h)
-    elif RESET == RESET_SOFT:
-        return h - theta * tl.where(s, 1.0, 0.0)
+def reset(neuron, step, POLICY: tl.constexpr):
+    """v[t]."""
+    if POLICY.reset == RESET_HARD:
+        return tl.where(step.fired, neuron.v_reset, step.h)
+    elif POLICY.reset == RESET_SOFT:
+        return step.h - neuron.theta * tl.where(step.fired, 1.0, 0.0)
     else:
-        return h
+        return step.h
 
 
 @triton.jit
@@ -179,34 +245,20 @@ def wait_after(wait, s, period):
 
 
 @triton.jit
-def step(
-    v,
-    wait,
-    trace,
-    i,
-    decay,
-    theta,
-    gain,
-    trace_decay,
-    v_reset,
-    period,
-    RESET: tl.constexpr,
-    REFRACTORY: tl.constexpr,
-    GAIN: tl.constexpr,
-):
-    """One step of the neuron: h, the spike as a mask, and the state after it: v, wait, trace."""
-    if GAIN:
-        i = gain * i
-    h = charge(decay, v, i)
-    if RESET == RESET_TRACE:
-        h = inhibit(h, theta, trace)
-    s = fire(h, theta)
-    if REFRACTORY:
-        s = s & (wait <= 0.0)
-        wait = wait_after(wait, s, period)
-    if RESET == RESET_TRACE:
-        trace = trace_after(trace, s, trace_decay)
-    return h, s, reset(h, s, theta, v_reset, RESET), wait, trace
+def neuron_step(neuron, state, i, POLICY: tl.constexpr):
+    """One step, from the current i[t] and the state before it to its `Step` and the state after."""
+    wait, trace = state.wait, state.trace
+    if POLICY.gain:
+        i = neuron.gain * i
+    h = charge(neuron.decay, state.v, i)
+    if POLICY.reset == RESET_TRACE:
+        h = inhibit(h, neuron.theta, trace)
+    step = fire(neuron, h, wait, POLICY)
+    if POLICY.refractory:
+        wait = wait_after(wait, step.fired, neuron.period)
+    if POLICY.reset == RESET_TRACE:
+        trace = trace_after(trace, step.fired, neuron.trace_decay)
+    return step, State(reset(neuron, step, POLICY), wait, trace)
 
 
 @triton.jit
@@ -217,80 +269,134 @@ def beyond(offset, tolerance):
 
 
 @triton.jit
-def penalty(h, theta, tolerance, shift):
+def penalty(neuron, h):
     """What a potential far from the threshold costs (Stöckl, fig. 5.8)."""
-    excess = beyond(h - (theta + shift), tolerance)
+    excess = beyond(h - (neuron.theta + neuron.shift), neuron.tolerance)
     return excess * excess
 
 
 @triton.jit
-def penalty_grad(h, theta, tolerance, shift):
+def penalty_grad(neuron, h):
     """Its derivative by h; that by theta is the same with the other sign."""
-    offset = h - (theta + shift)
-    return tl.where(offset < 0.0, -2.0, 2.0) * beyond(offset, tolerance)
+    offset = h - (neuron.theta + neuron.shift)
+    return tl.where(offset < 0.0, -2.0, 2.0) * beyond(offset, neuron.tolerance)
+
+
+class StepInputs(NamedTuple):
+    """What a step started from: v[t-1], r[t] and the current i[t]."""
+
+    v: object
+    trace: object
+    current: object
+
+
+class Arriving(NamedTuple):
+    """What arrives at step t from outside of it; a gradient that is absent is None.
+
+    Attributes:
+        ds, dh, dpenalty: gradients on s[t], on h[t] and on each neuron's penalty.
+        carried: false where nothing arrives on v[t]: in the last step of a call whose state got no
+            gradient.
+        trace_carried: the same for r[t+1].
+    """
+
+    ds: object
+    dh: object
+    dpenalty: object
+    carried: object
+    trace_carried: object
+
+
+class StateGradients(NamedTuple):
+    """Gradients on the state after a step, or before it."""
+
+    v: object
+    trace: object
+
+
+class StepGradients(NamedTuple):
+    """The gradient on the current i[t], and this step's terms of those on the coefficients."""
+
+    current: object
+    decay: object
+    theta: object
+    gain: object
+    trace_decay: object
 
 
 @triton.jit
-def no_term():
-    """-0.0: added to any number it changes no bit of it."""
-    # A literal -0.0 becomes +0.0 on its way through the compiler.
-    return tl.full((), -(1 << 31), tl.int32).to(tl.float32, bitcast=True)
+def adjoint_step(neuron, step, before, arriving, after, POLICY: tl.constexpr):
+    """One step of the adjoint. Terms that are not there are left out, or `no_term`.
 
-
-@triton.jit
-def step_back(
-    ds,
-    dh,
-    dv,
-    carried,
-    h,
-    s,
-    live,
-    f,
-    v_before,
-    decay,
-    theta,
-    v_reset,
-    RESET: tl.constexpr,
-    DETACH: tl.constexpr,
-    RECORDED: tl.constexpr,
-):
-    """One step of the adjoint: dx[t] (which is dh[t]), dv[t-1], and this step's terms.
-
-    carried: false where nothing arrives on v[t] (the last step of a call whose state got no
-    gradient). Its terms are then `no_term`.
+    Args:
+        neuron: `Neuron`.
+        step: `Step`, of the forward pass.
+        before: `StepInputs`, of the forward pass.
+        arriving: `Arriving`.
+        after: `StateGradients` after the step.
+        POLICY: `Policy`.
 
     Returns:
-        dx, dv on v[t-1], the term of dtheta, the term of ddecay (given v[t-1]).
+        `StepGradients`.
+        `StateGradients` before the step.
     """
-    if not DETACH and (RESET == RESET_HARD or RESET == RESET_SOFT):
-        if RESET == RESET_HARD:
-            attached = ds + dv * (v_reset - h)
+    ds, dh, carried = arriving.ds, arriving.dh, arriving.carried
+    theta = neuron.theta
+    fed: tl.constexpr = arriving.ds is not None
+    attached: tl.constexpr = POLICY.reset != RESET_NONE and not POLICY.detach
+
+    # On s[t]: from outside, and through the reset or the trace.
+    arrives = fed
+    if attached:
+        arrives = carried
+        if POLICY.reset == RESET_HARD:
+            back = after.v * (neuron.v_reset - step.h)
+        elif POLICY.reset == RESET_SOFT:
+            back = no_term() - after.v * theta
         else:
-            attached = ds - dv * theta
-        ds = tl.where(carried, attached, ds)
-    through = dv
-    if RESET == RESET_HARD:
-        through = tl.where(s, 0.0, dv)
+            back = after.trace
+            arrives = arriving.trace_carried
+        if fed:
+            ds = tl.where(arrives, ds + back, ds)
+        else:
+            ds = back
+    fired = no_term()
+    if fed or attached:
+        f = surrogate_grad(step.h - theta, neuron.p, neuron.q, POLICY.surrogate, POLICY.reciprocal)
+        fired = tl.where(step.live, ds * f, 0.0)
+        if not fed:
+            fired = tl.where(arrives, fired, no_term())
+
+    # On h[t]: from outside, through the reset, through the spike.
+    through = after.v
+    if POLICY.reset == RESET_HARD:
+        through = tl.where(step.fired, 0.0, through)
     through = tl.where(carried, through, no_term())
-    if RECORDED:
-        through = dh + through
-    fired = tl.where(live, ds * f, 0.0)
-    dx = through + fired
     dtheta = 0.0 - fired
-    if RESET == RESET_SOFT:
-        dtheta = tl.where(carried, dtheta - tl.where(s, dv, 0.0), dtheta)
-    return dx, dx * decay, dtheta, dx * v_before
+    if POLICY.reset == RESET_SOFT:
+        dtheta = tl.where(carried, dtheta - tl.where(step.fired, after.v, 0.0), dtheta)
+    if arriving.dpenalty is not None:
+        pulled = arriving.dpenalty * penalty_grad(neuron, step.h)
+        dtheta = dtheta - pulled
+        if dh is not None:
+            dh = dh + pulled
+        else:
+            dh = pulled
+    if dh is not None:
+        through = dh + through
+    total = through + fired
+    if not fed and dh is None:  # it may get nothing at all
+        total = tl.where(carried, total, tl.where(arrives, total, 0.0))
 
-
-@triton.jit
-def trace_back(dh, r, after, carried, theta, trace_decay):
-    """The adjoint of the trace: from gradients on h[t] and r[t+1] (``after``) to that on r[t].
-
-    carried: as in `step_back`, for r.
-
-    Returns:
-        dr, the term of dtheta beside that of step_back, the term of dtrace_decay.
-    """
-    dr = tl.where(carried, after * trace_decay, no_term()) - dh * theta
-    return dr, no_term() - dh * r, tl.where(carried, after * r, no_term())
+    # On the trace, the coefficients and the current.
+    dtrace, drho, dgain, di = after.trace, no_term(), no_term(), total
+    if POLICY.reset == RESET_TRACE:
+        kept = arriving.trace_carried
+        dtrace = tl.where(kept, dtrace * neuron.trace_decay, no_term()) - total * theta
+        dtheta = dtheta + (no_term() - total * before.trace)
+        drho = tl.where(kept, after.trace * before.trace, no_term())
+    if POLICY.gain:
+        dgain = total * before.current
+        di = total * neuron.gain
+    gradients = StepGradients(di, total * before.v, dtheta, dgain, drho)
+    return gradients, StateGradients(total * neuron.decay, dtrace)

@@ -5,113 +5,128 @@ import triton.language as tl
 
 from snnkernels.backends.triton.equations import narrow, widen
 from snnkernels.backends.triton.filter import (
-    add_terms,
-    filter_back,
+    adjoint_filter_step,
     filter_step,
-    first,
-    inputs_before,
-    reverse,
+    load_past,
+    load_taps,
+    past_before,
     store_before_first,
-    to_input,
+    store_past,
+    tap_terms,
 )
 from snnkernels.backends.triton.rows import (
-    add_double,
+    SIZES,
+    add_rows,
     at,
-    coefficients,
-    load_rows,
-    load_state_rows,
     load_steps,
     place,
     store_rows,
-    to_double,
     where_also,
     zero_rows,
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def iir_fwd_kernel(
     x,
-    state0,
-    alpha,
-    beta,
-    f,
-    state_out,
-    checkpoints,
+    start,
+    taps,
+    out,
     steps: tl.int32,
     rows: tl.int64,
     inner_size: tl.int64,
-    tiles: tl.int32,
     channels: tl.int64,
     channel_inner: tl.int64,
     x_outer: tl.int64,
     x_time: tl.int64,
     out_outer: tl.int64,
     out_time: tl.int64,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    FILTER_PER_CHANNEL: tl.constexpr,
-    K: tl.constexpr,
-    X_INNER: tl.constexpr,
-    ALIGN: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    U: tl.constexpr,
+    ORDER: tl.constexpr,
+    TILE: tl.constexpr,
 ):
-    """Fill f, the state after the last step and the checkpoints (``snncore.h: IirForward``)."""
-    where = place(rows, inner_size, tiles, ALIGN, WIDE, BLOCK)
-    first_m, lane, valid = where[4], where[5], where[6]
-    neurons = rows * (inner_size * ALIGN)
-    of_outputs = coefficients(
-        alpha, first_m, lane, valid, channels, channel_inner, P, FILTER_PER_CHANNEL
-    )
-    of_inputs = coefficients(
-        beta, first_m, lane, valid, channels, channel_inner, Q + 1, FILTER_PER_CHANNEL
-    )
-    outputs = load_rows(state0, neurons, first_m, lane, valid, 0, P, BLOCK)
-    inputs = load_rows(state0, neurons, first_m, lane, valid, P, Q, BLOCK)
-    x_at = at(x, x_outer, where, X_INNER, ALIGN)
-    f_at = at(f, out_outer, where, 1, ALIGN)
+    """Fill f (``out.s``), the state after the last step and the checkpoints."""
+    U: tl.constexpr = TILE.ahead
+    K: tl.constexpr = TILE.every
+    where = place(rows, inner_size, TILE)
+    taps = load_taps(taps, where, channels, channel_inner, ORDER)
+    past = load_past(start, where, ORDER)
+    x_at = at(x, x_outer, where, TILE.inner[0], TILE)
+    f_at = at(out.s, out_outer, where, 1, TILE)
+    x_time, out_time = x_time * TILE.align, out_time * TILE.align
     whole = steps // U * U
-    for phase in tl.static_range(2):  # blocks of U steps, then what is left, once
+    for phase in tl.static_range(2):  # pieces of U steps, then what is left, once
         if phase == 0:
             begin, end = whole * 0, whole
         else:
             begin, end = whole, steps
         for t in range(begin, end, U):
-            x_rows = load_steps(x_at, t, steps, x_time * ALIGN, valid, U, phase == 0)
-            f_to = f_at + t * (out_time * ALIGN)
+            x_rows = load_steps(x_at, t, steps, x_time, where.valid, U, phase == 0)
+            f_to = f_at + t * out_time
             for u in tl.static_range(U):
                 if phase == 0 or t + u < steps:
                     if K > 0 and u % K == 0:
-                        keep = where_also(where_also(valid, t + u > 0), (t + u) % K == 0)
-                        to = checkpoints + ((t + u) // K - 1) * (P * neurons) + first_m
-                        store_rows(to, outputs, neurons, 0, lane, keep, P)
-                    f_t, inputs, outputs = filter_step(
-                        widen(x_rows[u]), inputs, outputs, of_outputs, of_inputs, P, Q
-                    )
-                    tl.store(f_to, narrow(f_t, f.dtype.element_ty), mask=valid)
-                f_to += out_time * ALIGN
-    store_rows(state_out, outputs, neurons, first_m, lane, valid, P)
-    store_rows(state_out + P * neurons, inputs, neurons, first_m, lane, valid, Q)
+                        keep = where_also(where_also(where.valid, t + u > 0), (t + u) % K == 0)
+                        to = out.checkpoints + ((t + u) // K - 1) * (ORDER.P * where.neurons)
+                        store_rows(to, past.outputs, where, keep, ORDER.P)
+                    f_t, past = filter_step(widen(x_rows[u]), past, taps, ORDER)
+                    tl.store(f_to, narrow(f_t, out.s.dtype.element_ty), mask=where.valid)
+                f_to += out_time
+    store_past(out.synapse, past, where, ORDER)
 
 
 @triton.jit
+def replay_filter(
+    x_at,
+    x_time,
+    start,
+    checkpoints,
+    t,
+    steps,
+    taps,
+    where,
+    ORDER: tl.constexpr,
+    TILE: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """The steps of the piece from t on, once more, from the checkpoint before them.
+
+    Returns:
+        inputs: x from Q steps before t on, a row for each step, the oldest first.
+        outputs: f from P steps before t on.
+    """
+    U: tl.constexpr = TILE.ahead
+    K: tl.constexpr = TILE.every
+    c = t // K
+    kept = checkpoints + (c - 1) * (ORDER.P * where.neurons)
+    past = past_before(start, kept, x_at, x_time, c * K, c, where, ORDER)
+    for part in tl.static_range(K // U - 1):  # the steps between the checkpoint and t
+        if t - c * K > part * U:
+            rows = load_steps(x_at, c * K + part * U, steps, x_time, where.valid, U, True)
+            for k in tl.static_range(U):
+                _, past = filter_step(widen(rows[k]), past, taps, ORDER)
+    inputs, outputs = past.inputs[::-1], past.outputs[::-1]
+    x_rows = load_steps(x_at, t, steps, x_time, where.valid, U, FULL)
+    for k in tl.static_range(U):
+        x_t = widen(x_rows[k])
+        f_t, past = filter_step(x_t, past, taps, ORDER)
+        inputs, outputs = inputs + (x_t,), outputs + (f_t,)
+    return inputs, outputs
+
+
+@triton.jit(do_not_specialize=SIZES)
 def iir_bwd_kernel(
     df,
-    dstate,
-    alpha,
-    beta,
     x,
-    state0,
+    start,
+    taps,
     checkpoints,
+    dstate,
     dx,
-    dstate0,
-    dcoefficients,
+    dstart,
+    dtaps,
     steps: tl.int32,
     rows: tl.int64,
     inner_size: tl.int64,
-    tiles: tl.int32,
     channels: tl.int64,
     channel_inner: tl.int64,
     df_outer: tl.int64,
@@ -120,41 +135,27 @@ def iir_bwd_kernel(
     x_time: tl.int64,
     out_outer: tl.int64,
     out_time: tl.int64,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    FILTER_PER_CHANNEL: tl.constexpr,
-    K: tl.constexpr,
-    DF_INNER: tl.constexpr,
-    X_INNER: tl.constexpr,
-    ALIGN: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    U: tl.constexpr,
+    ORDER: tl.constexpr,
+    TILE: tl.constexpr,
 ):
-    """Fill the gradients that are not None; dcoefficients are sums over time, [P + Q + 1, M].
+    """Fill the gradients that are not None; dtaps are sums over time, [P + Q + 1, M].
 
     Only they need x, the starting state and the checkpoints: the rest is the adjoint filter.
     """
-    tl.static_assert(dcoefficients is None or K % U == 0, "a checkpoint lies before each piece")
-    where = place(rows, inner_size, tiles, ALIGN, WIDE, BLOCK)
-    first_m, lane, valid = where[4], where[5], where[6]
-    neurons = rows * (inner_size * ALIGN)
-    of_outputs = coefficients(
-        alpha, first_m, lane, valid, channels, channel_inner, P, FILTER_PER_CHANNEL
-    )
-    of_inputs = coefficients(
-        beta, first_m, lane, valid, channels, channel_inner, Q + 1, FILTER_PER_CHANNEL
-    )
-    df_at = at(df, df_outer, where, DF_INNER, ALIGN)
-    if dcoefficients is not None:
-        x_at = at(x, x_outer, where, X_INNER, ALIGN)
+    U: tl.constexpr = TILE.ahead
+    tl.static_assert(dtaps is None or TILE.every % U == 0, "a checkpoint lies before each piece")
+    where = place(rows, inner_size, TILE)
+    taps = load_taps(taps, where, channels, channel_inner, ORDER)
+    df_at = at(df, df_outer, where, TILE.inner[0], TILE)
+    df_time, x_time, out_time = df_time * TILE.align, x_time * TILE.align, out_time * TILE.align
+    if dtaps is not None:
+        x_at = at(x, x_outer, where, TILE.inner[1], TILE)
     if dx is not None:
-        dx_at = at(dx, out_outer, where, 1, ALIGN)
-    LOOK: tl.constexpr = P if P > Q else Q
-    later = zero_rows(LOOK, BLOCK)
+        dx_at = at(dx, out_outer, where, 1, TILE)
+    later = zero_rows(where, ORDER.P if ORDER.P > ORDER.Q else ORDER.Q, tl.float32)
     # Sums over time: float32 within a piece, float64 over them.
-    TERMS: tl.constexpr = P + Q + 1 if dcoefficients is not None else 0
-    totals = to_double(zero_rows(TERMS, BLOCK), TERMS)
+    TERMS: tl.constexpr = ORDER.P + ORDER.Q + 1 if dtaps is not None else 0
+    totals = zero_rows(where, TERMS, tl.float64)
     pieces = (steps + U - 1) // U
     for phase in tl.static_range(2):  # the last piece, which may be short, then all before it
         if phase == 1:
@@ -163,80 +164,45 @@ def iir_bwd_kernel(
             begin, end = pieces * 0, pieces * 0 + 1
         for back in range(begin, end):
             t = (pieces - 1 - back) * U
-            df_rows = load_steps(df_at, t, steps, df_time * ALIGN, valid, U, phase == 1)
-            given, filtered = (), ()
-            if dcoefficients is not None:
-                x_rows = load_steps(x_at, t, steps, x_time * ALIGN, valid, U, phase == 1)
-                c = t // K
-                kept = checkpoints + (c - 1) * (P * neurons)
-                outputs = load_state_rows(state0, kept, neurons, first_m, lane, valid, c, P, BLOCK)
-                inputs = inputs_before(
-                    x_at, state0, c * K, x_time * ALIGN, neurons, first_m, lane, valid, P, Q
+            df_rows = load_steps(df_at, t, steps, df_time, where.valid, U, phase == 1)
+            if dtaps is not None:
+                inputs, outputs = replay_filter(
+                    x_at,
+                    x_time,
+                    start,
+                    checkpoints,
+                    t,
+                    steps,
+                    taps,
+                    where,
+                    ORDER,
+                    TILE,
+                    phase == 1,
                 )
-                for part in tl.static_range(K // U - 1):  # the steps between the checkpoint and t
-                    if t - c * K > part * U:
-                        early = load_steps(
-                            x_at, c * K + part * U, steps, x_time * ALIGN, valid, U, True
-                        )
-                        for k in tl.static_range(U):
-                            _, inputs, outputs = filter_step(
-                                widen(early[k]), inputs, outputs, of_outputs, of_inputs, P, Q
-                            )
-                given, filtered = reverse(inputs, Q), reverse(outputs, P)  # from the oldest on
-                for k in tl.static_range(U):  # f of the piece, once more
-                    given = given + (widen(x_rows[k]),)
-                    f_t, inputs, outputs = filter_step(
-                        widen(x_rows[k]), inputs, outputs, of_outputs, of_inputs, P, Q
-                    )
-                    filtered = filtered + (f_t,)
-
-            sums = zero_rows(TERMS, BLOCK)
+            sums = zero_rows(where, TERMS, tl.float32)
             if dx is not None:
-                dx_to = dx_at + (t + U - 1) * (out_time * ALIGN)
+                dx_to = dx_at + (t + U - 1) * out_time
             for k in tl.static_range(U - 1, -1, -1):
                 if phase == 1 or t + k < steps:
-                    left = steps - 1 - (t + k)
-                    g = filter_back(
+                    dx_t, g, later = adjoint_filter_step(
                         widen(df_rows[k]),
-                        of_outputs,
                         later,
+                        taps,
                         dstate,
-                        left,
-                        neurons,
-                        first_m,
-                        lane,
-                        valid,
-                        P,
+                        steps - 1 - (t + k),
+                        where,
+                        ORDER,
                         U - k if phase == 1 else 0,  # steps that follow for certain
                     )
-                    later = (g,) + later
-                    if dcoefficients is not None:
-                        sums = add_terms(sums, g, filtered, P + k - 1, given, Q + k, P, Q)
+                    if dtaps is not None:
+                        terms = tap_terms(g, outputs, ORDER.P + k - 1, inputs, ORDER.Q + k, ORDER)
+                        sums = add_rows(sums, terms, TERMS)
                     if dx is not None:
-                        dx_t = to_input(
-                            of_inputs,
-                            later,
-                            dstate,
-                            left,
-                            neurons,
-                            first_m,
-                            lane,
-                            valid,
-                            P,
-                            Q,
-                            U - k if phase == 1 else 0,
-                        )
-                        tl.store(dx_to, narrow(dx_t, dx.dtype.element_ty), mask=valid)
-                    later = first(later, LOOK)
+                        tl.store(dx_to, narrow(dx_t, dx.dtype.element_ty), mask=where.valid)
                 if dx is not None:
-                    dx_to -= out_time * ALIGN
-            totals = add_double(totals, sums, TERMS)
-    if dstate0 is not None:
-        store_before_first(
-            dstate0, of_outputs, later, dstate, steps, neurons, first_m, lane, valid, P, 0, 1
-        )
-        store_before_first(
-            dstate0, of_inputs, later, dstate, steps, neurons, first_m, lane, valid, Q, P, 0
-        )
-    if dcoefficients is not None:
-        store_rows(dcoefficients, totals, neurons, first_m, lane, valid, TERMS)
+                    dx_to -= out_time
+            totals = add_rows(totals, sums, TERMS)
+    if dstart is not None:
+        store_before_first(dstart, taps, later, dstate, steps, where, ORDER)
+    if dtaps is not None:
+        store_rows(dtaps, totals, where, where.valid, TERMS)

@@ -10,14 +10,18 @@ from torch import Tensor
 from snnkernels.backends.triton.equations import INTERPRETED
 from snnkernels.backends.triton.launch_table import (
     Launch,
+    Limit,
     Row,
     compiler_options,
     gpu_class,
     launches_for,
 )
 from snnkernels.backends.triton.launch_tuned import stored_row
+from snnkernels.backends.triton.rows import NUMBER, PER_CHANNEL, VALUE, Tile
+from snnkernels.core.call import Coefficient
 from snnkernels.core.strides import Layout, Rows
 
+MAX_STEPS = (1 << 31) - 64  # they are counted in 32 bits, in pieces
 NVIDIA = not INTERPRETED and torch.version.hip is None
 
 
@@ -35,13 +39,13 @@ def run(
     kernel,
     layout: Layout,
     launch: Launch,
+    every: int,
     walked: dict[str, Rows | None],
-    tensors: dict[str, Tensor | None],
     arguments: dict,
     x: Tensor,
     *,
     backward: bool,
-    held: int,
+    limit: Limit,
 ) -> None:
     """Launch one kernel.
 
@@ -49,42 +53,43 @@ def run(
         kernel: the jit function.
         layout: of the call.
         launch: its parameters.
+        every: steps between checkpoints; 0: there are none.
         walked: strides by the prefix of their names in the kernel; None: absent.
-        tensors: pointers by name.
-        arguments: numbers and compile-time options by name.
+        arguments: the kernel's other arguments by name.
         x: says on which device.
         backward: see `compiler_options`.
-        held: see `Launch.fitting`.
+        limit: of what the call needs of the kernel.
+
+    Raises:
+        ValueError: more than MAX_STEPS steps.
     """
+    if layout.steps > MAX_STEPS:
+        raise ValueError(
+            f"x has {layout.steps} steps; backend 'triton' takes at most {MAX_STEPS}: call it on "
+            "parts, with the state that the part before returns, or use another backend"
+        )
     walked = {name: rows or layout.out._replace(inner=1) for name, rows in walked.items()}
     sizes = [layout.inner, *(k for r in walked.values() for k in (r.outer, r.time))]
     align = 16 // x.element_size()
     aligned = not any(size % align for size in sizes) and _in_rows(layout, launch.block)
-    launch = launch.fitting(aligned=aligned, held=held)
+    launch = launch.within(limit, aligned)
     align = align if aligned else 1
-    wide = _in_rows(layout, launch.block)
-    tiles = -(-layout.inner // launch.block)
+    block, wide = launch.block, _in_rows(layout, launch.block)
     strides = {}
     for name, row in walked.items():
         strides[f"{name}_outer"], strides[f"{name}_time"] = row.outer // align, row.time // align
-        if name != "out":
-            strides[f"{name.upper()}_INNER"] = row.inner
-    programs = layout.outer * tiles if wide else -(-layout.neurons // launch.block)
+    inner = tuple(row.inner for name, row in walked.items() if name != "out")
+    programs = layout.outer * -(-layout.inner // block) if wide else -(-layout.neurons // block)
     with on_device_of(x):
         kernel[(programs,)](
-            **tensors,
+            **arguments,
             steps=layout.steps,
             rows=layout.outer,
             inner_size=layout.inner // align,
-            tiles=tiles,
             channels=layout.channels,
             channel_inner=layout.channel_inner,
             **strides,
-            **arguments,
-            ALIGN=align,
-            WIDE=wide,
-            BLOCK=launch.block,
-            U=launch.ahead,
+            TILE=Tile(block, launch.ahead, every, align, wide, inner),
             **compiler_options(launch, NVIDIA and backward),
         )
 
@@ -98,9 +103,16 @@ def table_row(neurons: int, x: Tensor) -> Row:
     return stored or launches_for(kind, neurons, x.dtype)
 
 
-def per_channel(tensor: Tensor | None) -> bool:
-    """Whether a coefficient `[c]` or `[lags, c]` differs between channels."""
-    return tensor is not None and tensor.ndim > 0 and tensor.shape[-1] > 1
+def source(coefficient: Coefficient) -> Tensor | float:
+    """What a kernel takes a coefficient from."""
+    return coefficient.number if coefficient.tensor is None else coefficient.tensor
+
+
+def kind(tensor: Tensor | None) -> int:
+    """Of a coefficient `[c]` or `[lags, c]`, which is a number where there is no tensor."""
+    if tensor is None:
+        return NUMBER.value
+    return (PER_CHANNEL if tensor.ndim > 0 and tensor.shape[-1] > 1 else VALUE).value
 
 
 def reduce_channels(layout: Layout, per_neuron: Tensor, out: Tensor) -> None:

@@ -18,68 +18,111 @@ class Launch(NamedTuple):
         block: neurons of a program, a power of two.
         warps: of a program.
         ahead: steps loaded before the first of them is stored, a power of two. In the table the
-            backward kernel loads CHECKPOINT_EVERY; `fitting` makes it fewer.
+            backward kernel loads CHECKPOINT_EVERY.
     """
 
     block: int
     warps: int
     ahead: int = CHECKPOINT_EVERY
 
-    def fitting(self, *, aligned: bool, held: int = 0) -> Launch:
-        """So that a call fits MAX_REGISTERS: fewer neurons a thread, fewer steps ahead.
-
-        Args:
-            aligned: rows allow wide accesses. Else each neuron has its own loads and addresses.
-            held: what a step holds. 0: as a plain call; 1: also what is recorded, summed or waited
-                for; 2: also a synapse or what several gradients need; 3: nearly all there is.
-        """
-        most = CHECKPOINT_EVERY >> max(held - 1, 0)
-        ahead = min(self.ahead, most) if held else self.ahead
-        if aligned and not (held and ahead == most):
-            return self._replace(ahead=ahead)
-        per_thread = 1 if held > 1 or ahead >= CHECKPOINT_EVERY else 2
-        return self._replace(block=min(self.block, 32 * self.warps * per_thread), ahead=ahead)
+    def within(self, limit: Limit, aligned: bool) -> Launch:
+        """This launch, with no more per thread than a `Limit` allows."""
+        neurons = limit.aligned if aligned else limit.unaligned
+        return self._replace(
+            block=min(self.block, 32 * self.warps * neurons), ahead=min(self.ahead, limit.ahead)
+        )
 
 
-def rows_held(
-    *,
-    learns: bool = False,
-    recorded: bool = False,
-    synapse: bool = False,
-    factors: bool = False,
-    other: bool = False,
-) -> int:
-    """``held`` of `Launch.fitting`.
+class Limit(NamedTuple):
+    """The most that a thread takes without spilling registers.
+
+    Attributes:
+        aligned: neurons, where rows allow wide accesses.
+        unaligned: neurons, where each has loads and addresses of its own.
+        ahead: steps loaded ahead.
+    """
+
+    aligned: int
+    unaligned: int
+    ahead: int
+
+
+# By kernel and by what a step holds in registers. Triton 3.6 cannot compile the recorded variant of
+# the forward kernel with two neurons a thread, in bfloat16 and narrow rows.
+LIMITS = {
+    "forward": {
+        "plain": Limit(16, 2, 32),
+        "recorded": Limit(8, 1, 16),  # also h
+        "general": Limit(1, 1, 8),  # also a synapse
+    },
+    "backward": {
+        "plain": Limit(16, 1, 16),
+        "recorded": Limit(
+            1, 1, 16
+        ),  # also a gradient of h, a wait, a trace or one coefficient's sum
+        "general": Limit(1, 1, 8),  # also a synapse, or what several gradients need
+        "full": Limit(1, 1, 4),  # nearly all there is
+    },
+}
+
+
+def forward_limit(*, recorded: bool, synapse: bool) -> Limit:
+    """The limit of the neuron's forward kernel.
+
+    Args:
+        recorded: h is written.
+        synapse: there is one.
+    """
+    return LIMITS["forward"]["general" if synapse else "recorded" if recorded else "plain"]
+
+
+def backward_limit(
+    *, learns: bool, recorded: bool, synapse: bool, factors: bool, other: bool
+) -> Limit:
+    """The limit of the neuron's backward kernel.
 
     Args:
         learns: gradients of coefficients are summed up.
-        recorded: h is written, or has a gradient.
+        recorded: h has a gradient.
         synapse: there is one.
         factors: of a gain or of a trace, which ``learns`` needs.
         other: there is anything else beyond the plain call.
     """
+    limits = LIMITS["backward"]
     if synapse:
-        return 3 if learns and recorded else 2
+        return limits["full" if learns and recorded else "general"]
     if learns and factors:
-        return 2
-    return int(learns or recorded or other)
+        return limits["general"]
+    return limits["recorded" if learns or recorded or other else "plain"]
+
+
+def filter_limit(P: int, Q: int, *, backward: bool, learns: bool = False) -> Limit:
+    """The limit of a kernel of the filter of order P, Q.
+
+    Args:
+        P: order of the outputs.
+        Q: order of the inputs.
+        backward: it is the backward kernel.
+        learns: gradients of coefficients are summed up.
+    """
+    short = max(P, Q) <= 2
+    if learns:
+        return LIMITS["backward"]["general" if short else "full"]
+    return LIMITS["backward" if backward else "forward"]["recorded" if short else "general"]
 
 
 class Row(NamedTuple):
-    """What holds from so many neurons on.
+    """The launches from a number of neurons on.
 
     Attributes:
-        neurons: so many.
+        neurons: that number.
         forward: launch of the forward kernel.
         backward: launch of the backward kernel.
-        faster: the backend, "triton" or "cuda", that takes less time for a plain neuron's forward
-            and backward pass; what "auto" takes. "triton" where nobody has measured.
     """
 
     neurons: int
     forward: Launch
     backward: Launch
-    faster: str = "triton"
 
 
 # By class of GPU and bytes of an element of x, most neurons first. Few neurons: narrow programs, so
@@ -129,23 +172,14 @@ def launches_for(gpu_class: str, neurons: int, dtype: torch.dtype) -> Row:
 
 
 def row_for(rows: tuple[Row, ...], neurons: int) -> Row:
-    """The row for so many neurons."""
+    """The row for a number of neurons."""
     return next(row for row in rows if neurons >= row.neurons)
 
 
 @lru_cache
 def gpu_class(index: int) -> str:
-    """The class of GPU number ``index``: "sm_90", "gfx942", ...
-
-    Raises:
-        RuntimeError: an NVIDIA GPU older than compute capability 8.0.
-    """
+    """The class of GPU number ``index``: "sm_90", "gfx942", ..."""
     if torch.version.hip is not None:
         return torch.cuda.get_device_properties(index).gcnArchName.split(":")[0]
     major, minor = torch.cuda.get_device_capability(index)
-    if major < 8:
-        raise RuntimeError(
-            f"backend 'triton' needs compute capability 8.0 or newer; cuda:{index} has "
-            f"{major}.{minor}. Use backend='torch' there"
-        )
     return f"sm_{major}{minor}"

@@ -5,81 +5,225 @@ registers from the checkpoint before them (one every K steps, a multiple of U) a
 over them. Everything else is as in ``neuron_fwd.py``.
 """
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
 from snnkernels.backends.triton.equations import (
-    RESET_TRACE,
-    check_policy,
-    fire,
+    Arriving,
+    StateGradients,
+    StepInputs,
+    adjoint_step,
     narrow,
-    penalty_grad,
+    neuron_step,
     reset,
-    step,
-    step_back,
-    surrogate_grad,
-    trace_back,
     widen,
 )
 from snnkernels.backends.triton.filter import (
-    add_terms,
-    filter_back,
+    adjoint_filter_step,
     filter_step,
-    first,
-    inputs_before,
-    reverse,
+    load_taps,
+    past_before,
     store_before_first,
-    to_input,
+    tap_terms,
 )
+from snnkernels.backends.triton.neuron_state import load_neuron, load_state_before
 from snnkernels.backends.triton.rows import (
-    add_double,
+    SIZES,
+    add_rows,
     at,
-    coefficient,
-    coefficients,
     load_row,
-    load_state,
-    load_state_rows,
     load_steps,
     place,
+    store_row,
     store_rows,
-    to_double,
     zero_rows,
 )
 
 
+class Wanted(NamedTuple):
+    """Pointers to the gradients to fill; None: it is not wanted.
+
+    Those of coefficients, ``taps`` being all of the synapse's, are sums over time, `[M]` each.
+    """
+
+    x: object
+    v: object
+    trace: object
+    synapse: object
+    decay: object
+    v_threshold: object
+    gain: object
+    trace_decay: object
+    taps: object
+
+
+class Replayed(NamedTuple):
+    """The steps of a piece, once more: a row for each, the oldest first.
+
+    Attributes:
+        v: before the first of them.
+        steps: `Step` of each.
+        traces: before each.
+        inputs: x, and Q before the first step.
+        currents: what the synapse made of it, and P before the first step.
+    """
+
+    v: object
+    steps: tuple
+    traces: tuple
+    inputs: tuple
+    currents: tuple
+
+
 @triton.jit
+def state_before(
+    x_at,
+    x_time,
+    start,
+    checkpoints,
+    t,
+    steps,
+    neuron,
+    taps,
+    where,
+    POLICY: tl.constexpr,
+    ORDER: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """The states of neuron and synapse before step t: from the checkpoint before it, on to t."""
+    U: tl.constexpr = TILE.ahead
+    K: tl.constexpr = TILE.every
+    c = t // K
+    kept = checkpoints + (c - 1) * ((POLICY.rows + ORDER.P) * where.neurons)
+    state = load_state_before(start, kept, where, c, POLICY)
+    kept += POLICY.rows * where.neurons
+    past = past_before(start.synapse, kept, x_at, x_time, c * K, c, where, ORDER)
+    for part in tl.static_range(K // U - 1):
+        if t - c * K > part * U:
+            rows = load_steps(x_at, c * K + part * U, steps, x_time, where.valid, U, True)
+            for k in tl.static_range(U):
+                i, past = filter_step(widen(rows[k]), past, taps, ORDER)
+                _, state = neuron_step(neuron, state, i, POLICY)
+    return state, past
+
+
+@triton.jit
+def replay(
+    x_rows,
+    state,
+    past,
+    neuron,
+    taps,
+    POLICY: tl.constexpr,
+    ORDER: tl.constexpr,
+    U: tl.constexpr,
+):
+    """Run the steps of a piece from the states before it."""
+    v = state.v
+    steps, traces = (), ()
+    inputs, currents = past.inputs[::-1], past.outputs[::-1]
+    for k in tl.static_range(U):
+        traces = traces + (state.trace,)
+        x_t = widen(x_rows[k])
+        i, past = filter_step(x_t, past, taps, ORDER)
+        inputs, currents = inputs + (x_t,), currents + (i,)
+        step, state = neuron_step(neuron, state, i, POLICY)
+        steps = steps + (step,)
+    return Replayed(v, steps, traces, inputs, currents)
+
+
+@triton.jit
+def adjoint_piece(
+    t,
+    steps,
+    ds_rows,
+    dh_rows,
+    dpenalty,
+    replayed,
+    after,
+    later,
+    dx_at,
+    out_time,
+    arriving,
+    neuron,
+    taps,
+    where,
+    POLICY: tl.constexpr,
+    ORDER: tl.constexpr,
+    U: tl.constexpr,
+    TERMS: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """Run the adjoint over the steps of a piece, from the last to the first, and store dx.
+
+    Returns:
+        ``after`` (`StateGradients`) and ``later`` for the piece before.
+        Sums over the piece of the coefficients' gradients: 4, then TERMS of the synapse.
+    """
+    sums = zero_rows(where, 4 + TERMS, tl.float32)
+    dx_to = dx_at
+    if dx_at is not None:
+        dx_to = dx_at + (t + U - 1) * out_time
+    for k in tl.static_range(U - 1, -1, -1):
+        if FULL or t + k < steps:
+            ds_t, dh_t = None, None
+            if arriving.s is not None:
+                ds_t = widen(ds_rows[k])
+            if arriving.h is not None:
+                dh_t = dh_rows[k]
+            carried, trace_carried = True, True
+            if not FULL and arriving.v is None:
+                carried = t + k + 1 < steps
+            if not FULL and arriving.trace is None:
+                trace_carried = t + k + 1 < steps
+            v_before = replayed.v
+            if k > 0:
+                v_before = reset(neuron, replayed.steps[k - 1], POLICY)
+            gradients, after = adjoint_step(
+                neuron,
+                replayed.steps[k],
+                StepInputs(v_before, replayed.traces[k], replayed.currents[ORDER.P + k]),
+                Arriving(ds_t, dh_t, dpenalty, carried, trace_carried),
+                after,
+                POLICY,
+            )
+            dx_t, g, later = adjoint_filter_step(
+                gradients.current,
+                later,
+                taps,
+                arriving.synapse,
+                steps - 1 - (t + k),
+                where,
+                ORDER,
+                U - k if FULL else 0,  # steps that follow for certain
+            )
+            terms = gradients[1:]
+            if TERMS > 0:
+                terms = terms + tap_terms(
+                    g, replayed.currents, ORDER.P + k - 1, replayed.inputs, ORDER.Q + k, ORDER
+                )
+            sums = add_rows(sums, terms, 4 + TERMS)
+            if dx_at is not None:
+                tl.store(dx_to, narrow(dx_t, dx_to.dtype.element_ty), mask=where.valid)
+        if dx_at is not None:
+            dx_to -= out_time
+    return after, later, sums
+
+
+@triton.jit(do_not_specialize=SIZES)
 def neuron_bwd_kernel(
     x,
-    v0,
-    wait0,
-    trace0,
-    synapse0,
-    decay,
-    v_threshold,
-    gain,
-    trace_decay,
-    alpha,
-    beta,
+    start,
+    neuron,
+    taps,
     checkpoints,
-    ds,
-    dv_out,
-    dtrace_out,
-    dsynapse_out,
-    dpenalty,
-    dh,
-    dx,
-    dv0,
-    dtrace0,
-    dsynapse0,
-    ddecay,
-    dv_threshold,
-    dgain,
-    dtrace_decay,
-    dcoefficients,
+    arriving,
+    wanted,
     steps: tl.int32,
     rows: tl.int64,
     inner_size: tl.int64,
-    tiles: tl.int32,
     channels: tl.int64,
     channel_inner: tl.int64,
     x_outer: tl.int64,
@@ -90,100 +234,41 @@ def neuron_bwd_kernel(
     dh_time: tl.int64,
     out_outer: tl.int64,
     out_time: tl.int64,
-    decay_number: tl.float32,
-    threshold_number: tl.float32,
-    gain_number: tl.float32,
-    trace_number: tl.float32,
-    v_reset: tl.float32,
-    period: tl.float32,
-    tolerance: tl.float32,
-    shift: tl.float32,
-    p: tl.float32,
-    q: tl.float32,
-    CHARGE: tl.constexpr,
-    COMPARE: tl.constexpr,
-    SPIKES: tl.constexpr,
-    WHEN: tl.constexpr,
-    RESET: tl.constexpr,
-    DETACH: tl.constexpr,
-    SURROGATE: tl.constexpr,
-    RECIPROCAL: tl.constexpr,
-    REFRACTORY: tl.constexpr,
-    GAIN: tl.constexpr,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    DECAY_PER_CHANNEL: tl.constexpr,
-    THRESHOLD_PER_CHANNEL: tl.constexpr,
-    GAIN_PER_CHANNEL: tl.constexpr,
-    TRACE_PER_CHANNEL: tl.constexpr,
-    FILTER_PER_CHANNEL: tl.constexpr,
-    K: tl.constexpr,
-    X_INNER: tl.constexpr,
-    DS_INNER: tl.constexpr,
-    DH_INNER: tl.constexpr,
-    ALIGN: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    U: tl.constexpr,
+    POLICY: tl.constexpr,
+    ORDER: tl.constexpr,
+    TILE: tl.constexpr,
 ):
-    """Fill the gradients that are not None; those of coefficients are sums over time, [M]."""
-    check_policy(CHARGE, COMPARE, SPIKES, WHEN)
-    tl.static_assert(K % U == 0, "a checkpoint lies before each piece")
-    where = place(rows, inner_size, tiles, ALIGN, WIDE, BLOCK)
-    first_m, lane, valid = where[4], where[5], where[6]
-    neurons = rows * (inner_size * ALIGN)
-    zero = tl.full((BLOCK,), 0.0, tl.float32)
-    a = coefficient(
-        decay, decay_number, first_m, lane, valid, channels, channel_inner, DECAY_PER_CHANNEL
-    )
-    theta = coefficient(
-        v_threshold,
-        threshold_number,
-        first_m,
-        lane,
-        valid,
-        channels,
-        channel_inner,
-        THRESHOLD_PER_CHANNEL,
-    )
-    b = coefficient(
-        gain, gain_number, first_m, lane, valid, channels, channel_inner, GAIN_PER_CHANNEL
-    )
-    rho = coefficient(
-        trace_decay, trace_number, first_m, lane, valid, channels, channel_inner, TRACE_PER_CHANNEL
-    )
-    x_at = at(x, x_outer, where, X_INNER, ALIGN)
-    if ds is not None:
-        ds_at = at(ds, ds_outer, where, DS_INNER, ALIGN)
-    if dh is not None:
-        dh_at = at(dh, dh_outer, where, DH_INNER, ALIGN)
-    if dx is not None:
-        dx_at = at(dx, out_outer, where, 1, ALIGN)
-    dv = load_row(dv_out, first_m, lane, valid, BLOCK)
-    dtrace = load_row(dtrace_out, first_m, lane, valid, BLOCK)
-    LOOK: tl.constexpr = P if P > Q else Q
-    later = ()  # gradients on the outputs of the synapse at the steps after this one
-    if beta is not None:
-        of_outputs = coefficients(
-            alpha, first_m, lane, valid, channels, channel_inner, P, FILTER_PER_CHANNEL
-        )
-        of_inputs = coefficients(
-            beta, first_m, lane, valid, channels, channel_inner, Q + 1, FILTER_PER_CHANNEL
-        )
-        later = zero_rows(LOOK, BLOCK)
-    if dpenalty is not None:
-        pull = tl.load(dpenalty)
-    # Sums over time of the coefficients' gradients: float32 within a piece, float64 over them.
-    TERMS: tl.constexpr = P + Q + 1 if dcoefficients is not None else 0
-    decay_total = zero.to(tl.float64)
-    theta_total = zero.to(tl.float64)
-    gain_total = zero.to(tl.float64)
-    trace_total = zero.to(tl.float64)
-    filter_totals = to_double(zero_rows(TERMS, BLOCK), TERMS)
+    """Fill the gradients that are `Wanted`.
 
-    trace_row: tl.constexpr = 2 if REFRACTORY else 1
-    synapse_row: tl.constexpr = trace_row + 1 if RESET == RESET_TRACE else trace_row
-    state_rows: tl.constexpr = synapse_row + P
+    arriving are those of ``snnkernels/core``, of pointers; the other arguments are those of
+    `neuron_fwd_kernel`. TILE has the inner strides of x, ds and dh.
+    """
+    U: tl.constexpr = TILE.ahead
+    tl.static_assert(TILE.every % U == 0, "a checkpoint lies before each piece")
+    where = place(rows, inner_size, TILE)
+    neuron = load_neuron(neuron, where, channels, channel_inner, POLICY)
+    taps = load_taps(taps, where, channels, channel_inner, ORDER)
+    x_time, ds_time = x_time * TILE.align, ds_time * TILE.align
+    dh_time, out_time = dh_time * TILE.align, out_time * TILE.align
+    x_at = at(x, x_outer, where, TILE.inner[0], TILE)
+    dx_at, dpenalty = None, None
+    if arriving.s is not None:
+        ds_at = at(arriving.s, ds_outer, where, TILE.inner[1], TILE)
+    if arriving.h is not None:
+        dh_at = at(arriving.h, dh_outer, where, TILE.inner[2], TILE)
+    if wanted.x is not None:
+        dx_at = at(wanted.x, out_outer, where, 1, TILE)
+    if arriving.penalty is not None:
+        dpenalty = tl.load(arriving.penalty)
+    after = StateGradients(
+        load_row(arriving.v, where, where.valid), load_row(arriving.trace, where, where.valid)
+    )
+    later = ()  # gradients on the outputs of the synapse at the steps after this one
+    if ORDER.kind is not None:
+        later = zero_rows(where, ORDER.P if ORDER.P > ORDER.Q else ORDER.Q, tl.float32)
+    # Sums over time of the coefficients' gradients: float32 within a piece, float64 over them.
+    TERMS: tl.constexpr = ORDER.P + ORDER.Q + 1 if wanted.taps is not None else 0
+    totals = zero_rows(where, 4 + TERMS, tl.float64)
     pieces = (steps + U - 1) // U
     for phase in tl.static_range(2):  # the last piece, which may be short, then all before it
         if phase == 1:
@@ -192,234 +277,51 @@ def neuron_bwd_kernel(
             begin, end = pieces * 0, pieces * 0 + 1
         for back in range(begin, end):
             t = (pieces - 1 - back) * U
-            c = t // K
-            x_rows = load_steps(x_at, t, steps, x_time * ALIGN, valid, U, phase == 1)
-            if ds is not None:
-                ds_rows = load_steps(ds_at, t, steps, ds_time * ALIGN, valid, U, phase == 1)
-            if dh is not None:
-                dh_rows = load_steps(dh_at, t, steps, dh_time * ALIGN, valid, U, phase == 1)
-
-            # The state before the chunk of K: where the call started, or a checkpoint.
-            kept = checkpoints + (c - 1) * (state_rows * neurons)
-            v = load_state(v0, kept, first_m, lane, valid, c, BLOCK)
-            wait, trace = zero, zero
-            if REFRACTORY:
-                wait = load_state(wait0, kept + neurons, first_m, lane, valid, c, BLOCK)
-            if RESET == RESET_TRACE:
-                trace = load_state(
-                    trace0, kept + trace_row * neurons, first_m, lane, valid, c, BLOCK
-                )
-            inputs, outputs = (), ()
-            if beta is not None:
-                outputs = load_state_rows(
-                    synapse0,
-                    kept + synapse_row * neurons,
-                    neurons,
-                    first_m,
-                    lane,
-                    valid,
-                    c,
-                    P,
-                    BLOCK,
-                )
-                inputs = inputs_before(
-                    x_at, synapse0, c * K, x_time * ALIGN, neurons, first_m, lane, valid, P, Q
-                )
-            for part in tl.static_range(K // U - 1):  # the steps between the checkpoint and t
-                if t - c * K > part * U:
-                    early = load_steps(
-                        x_at, c * K + part * U, steps, x_time * ALIGN, valid, U, True
-                    )
-                    for k in tl.static_range(U):
-                        i = widen(early[k])
-                        if beta is not None:
-                            i, inputs, outputs = filter_step(
-                                i, inputs, outputs, of_outputs, of_inputs, P, Q
-                            )
-                        _, _, v, wait, trace = step(
-                            v,
-                            wait,
-                            trace,
-                            i,
-                            a,
-                            theta,
-                            b,
-                            rho,
-                            v_reset,
-                            period,
-                            RESET,
-                            REFRACTORY,
-                            GAIN,
-                        )
-
-            start = v
-            potentials, alive, traces = (), (), ()
-            given, currents = reverse(inputs, Q), reverse(outputs, P)  # from the oldest on
-            for k in tl.static_range(U):  # h of the piece, once more
-                if REFRACTORY:
-                    alive = alive + (wait <= 0.0,)
-                traces = traces + (trace,)
-                i = widen(x_rows[k])
-                given = given + (i,)
-                if beta is not None:
-                    i, inputs, outputs = filter_step(
-                        i, inputs, outputs, of_outputs, of_inputs, P, Q
-                    )
-                currents = currents + (i,)
-                h_t, fired, v, wait, trace = step(
-                    v,
-                    wait,
-                    trace,
-                    i,
-                    a,
-                    theta,
-                    b,
-                    rho,
-                    v_reset,
-                    period,
-                    RESET,
-                    REFRACTORY,
-                    GAIN,
-                )
-                potentials = potentials + (h_t,)
-
-            decay_sum, theta_sum, gain_sum, trace_sum = zero, zero, zero, zero
-            filter_sums = zero_rows(TERMS, BLOCK)
-            if dx is not None:
-                dx_to = dx_at + (t + U - 1) * (out_time * ALIGN)
-            for k in tl.static_range(U - 1, -1, -1):
-                if phase == 1 or t + k < steps:
-                    h_t = potentials[k]
-                    live = zero == zero
-                    if REFRACTORY:
-                        live = alive[k]
-                    v_before = start
-                    if k > 0:
-                        fired_before = fire(potentials[k - 1], theta)
-                        if REFRACTORY:
-                            fired_before = fired_before & alive[k - 1]
-                        v_before = reset(potentials[k - 1], fired_before, theta, v_reset, RESET)
-                    ds_t, dh_t = zero, zero
-                    if ds is not None:
-                        ds_t = widen(ds_rows[k])
-                    if dh is not None:
-                        dh_t = dh_rows[k]
-                    if dpenalty is not None:
-                        pulled = pull * penalty_grad(h_t, theta, tolerance, shift)
-                        if dh is not None:
-                            dh_t = dh_t + pulled
-                        else:
-                            dh_t = pulled
-                    carried, trace_carried = True, True
-                    if phase == 0 and dv_out is None:
-                        carried = t + k + 1 < steps
-                    if phase == 0 and dtrace_out is None:
-                        trace_carried = t + k + 1 < steps
-                    if RESET == RESET_TRACE and not DETACH:
-                        ds_t = tl.where(trace_carried, ds_t + dtrace, ds_t)
-                    di, dv, dtheta_t, ddecay_t = step_back(
-                        ds_t,
-                        dh_t,
-                        dv,
-                        carried,
-                        h_t,
-                        fire(h_t, theta) & live,
-                        live,
-                        surrogate_grad(h_t - theta, p, q, SURROGATE, RECIPROCAL),
-                        v_before,
-                        a,
-                        theta,
-                        v_reset,
-                        RESET,
-                        DETACH,
-                        dh is not None or dpenalty is not None,
-                    )
-                    if dpenalty is not None:
-                        dtheta_t = dtheta_t - pulled
-                    if RESET == RESET_TRACE:
-                        dtrace, dtheta_r, drho_t = trace_back(
-                            di, traces[k], dtrace, trace_carried, theta, rho
-                        )
-                        dtheta_t = dtheta_t + dtheta_r
-                        trace_sum += drho_t
-                    decay_sum += ddecay_t
-                    theta_sum += dtheta_t
-                    if GAIN:
-                        gain_sum += di * currents[P + k]
-                        di = di * b
-                    if beta is not None:
-                        left = steps - 1 - (t + k)
-                        g = filter_back(
-                            di,
-                            of_outputs,
-                            later,
-                            dsynapse_out,
-                            left,
-                            neurons,
-                            first_m,
-                            lane,
-                            valid,
-                            P,
-                            U - k if phase == 1 else 0,  # steps that follow for certain
-                        )
-                        later = (g,) + later
-                        if dcoefficients is not None:
-                            filter_sums = add_terms(
-                                filter_sums, g, currents, P + k - 1, given, Q + k, P, Q
-                            )
-                        if dx is not None:
-                            di = to_input(
-                                of_inputs,
-                                later,
-                                dsynapse_out,
-                                left,
-                                neurons,
-                                first_m,
-                                lane,
-                                valid,
-                                P,
-                                Q,
-                                U - k if phase == 1 else 0,
-                            )
-                        later = first(later, LOOK)
-                    if dx is not None:
-                        tl.store(dx_to, narrow(di, dx.dtype.element_ty), mask=valid)
-                if dx is not None:
-                    dx_to -= out_time * ALIGN
-            decay_total += decay_sum.to(tl.float64)
-            theta_total += theta_sum.to(tl.float64)
-            gain_total += gain_sum.to(tl.float64)
-            trace_total += trace_sum.to(tl.float64)
-            filter_totals = add_double(filter_totals, filter_sums, TERMS)
-    if dv0 is not None:
-        tl.store(dv0 + first_m + lane, dv, mask=valid)
-    if dtrace0 is not None:
-        tl.store(dtrace0 + first_m + lane, dtrace, mask=valid)
-    if dsynapse0 is not None:
-        store_before_first(
-            dsynapse0,
-            of_outputs,
-            later,
-            dsynapse_out,
-            steps,
-            neurons,
-            first_m,
-            lane,
-            valid,
-            P,
-            0,
-            1,
-        )
-        store_before_first(
-            dsynapse0, of_inputs, later, dsynapse_out, steps, neurons, first_m, lane, valid, Q, P, 0
-        )
-    if ddecay is not None:
-        tl.store(ddecay + first_m + lane, decay_total.to(tl.float32), mask=valid)
-    if dv_threshold is not None:
-        tl.store(dv_threshold + first_m + lane, theta_total.to(tl.float32), mask=valid)
-    if dgain is not None:
-        tl.store(dgain + first_m + lane, gain_total.to(tl.float32), mask=valid)
-    if dtrace_decay is not None:
-        tl.store(dtrace_decay + first_m + lane, trace_total.to(tl.float32), mask=valid)
-    if dcoefficients is not None:
-        store_rows(dcoefficients, filter_totals, neurons, first_m, lane, valid, TERMS)
+            x_rows = load_steps(x_at, t, steps, x_time, where.valid, U, phase == 1)
+            ds_rows, dh_rows = (), ()
+            if arriving.s is not None:
+                ds_rows = load_steps(ds_at, t, steps, ds_time, where.valid, U, phase == 1)
+            if arriving.h is not None:
+                dh_rows = load_steps(dh_at, t, steps, dh_time, where.valid, U, phase == 1)
+            state, past = state_before(
+                x_at, x_time, start, checkpoints, t, steps, neuron, taps, where, POLICY, ORDER, TILE
+            )
+            replayed = replay(x_rows, state, past, neuron, taps, POLICY, ORDER, U)
+            after, later, sums = adjoint_piece(
+                t,
+                steps,
+                ds_rows,
+                dh_rows,
+                dpenalty,
+                replayed,
+                after,
+                later,
+                dx_at,
+                out_time,
+                arriving,
+                neuron,
+                taps,
+                where,
+                POLICY,
+                ORDER,
+                U,
+                TERMS,
+                phase == 1,
+            )
+            totals = add_rows(totals, sums, 4 + TERMS)
+    if wanted.v is not None:
+        store_row(wanted.v, after.v, where, where.valid)
+    if wanted.trace is not None:
+        store_row(wanted.trace, after.trace, where, where.valid)
+    if wanted.synapse is not None:
+        store_before_first(wanted.synapse, taps, later, arriving.synapse, steps, where, ORDER)
+    if wanted.decay is not None:
+        store_row(wanted.decay, totals[0], where, where.valid)
+    if wanted.v_threshold is not None:
+        store_row(wanted.v_threshold, totals[1], where, where.valid)
+    if wanted.gain is not None:
+        store_row(wanted.gain, totals[2], where, where.valid)
+    if wanted.trace_decay is not None:
+        store_row(wanted.trace_decay, totals[3], where, where.valid)
+    if wanted.taps is not None:
+        store_rows(wanted.taps, totals[4:], where, where.valid, TERMS)

@@ -1,62 +1,108 @@
-"""Where the neurons of a program lie in memory, and how the kernels read it.
+"""Where the neurons of a program lie in memory, and how the kernels read and write them.
 
 Element (o, t, i) of a sequence lies at o * outer + t * time + i * inner elements. Sizes and strides
 come divided by ALIGN, which tells the compiler that they are multiples of it: that is what lets it
-use 16-byte accesses. WIDE: the neurons of a program lie in one row o, else it takes BLOCK neurons
-m = o * I + i as they come.
+use 16-byte accesses. They are never specialised (`SIZES`), so that a new size never compiles again.
+
+A row is a value of each neuron of a program. Rows of one kind are tuples; those of a state lie
+below each other in memory, `[rows, M]`.
 """
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
 
+# Run-time arguments of the kernels with a time loop that Triton must not specialise by their value.
+SIZES = (
+    "steps",
+    "rows",
+    "inner_size",
+    "channels",
+    "channel_inner",
+    *(
+        f"{name}_{stride}"
+        for name in ("x", "ds", "dh", "df", "out")
+        for stride in ("outer", "time")
+    ),
+)
+
+NUMBER = tl.constexpr(0)  # kinds of coefficients: a number,
+VALUE = tl.constexpr(1)  # a tensor with one value,
+PER_CHANNEL = tl.constexpr(2)  # or with one for each channel
+
+
+class Tile(NamedTuple):
+    """How a call is cut into programs; known at compile time.
+
+    Attributes:
+        block: neurons of a program.
+        ahead: steps loaded before the first of them is stored.
+        every: steps between checkpoints; 0: there are none.
+        align: elements that all sizes and strides are multiples of.
+        wide: the neurons of a program lie in one row o; else they are any BLOCK in a run.
+        inner: strides of the inputs over i, 1 or 0 (broadcast), in the order of the kernel.
+    """
+
+    block: int
+    ahead: int
+    every: int
+    align: int
+    wide: bool
+    inner: tuple
+
+
+class Place(NamedTuple):
+    """Where a program's neurons lie. o, i and m are a start and a distance for each lane.
+
+    Attributes:
+        first_o, lane_o: row.
+        first_i, lane_i: place in it.
+        first_m, lane: number of the neuron, m = o * I + i.
+        valid: lanes that have a neuron.
+        neurons: M, of the call.
+    """
+
+    first_o: object
+    lane_o: object
+    first_i: object
+    lane_i: object
+    first_m: object
+    lane: object
+    valid: object
+    neurons: object
+
 
 @triton.jit
-def place(rows, inner_size, tiles, ALIGN: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """Where the neurons of this program lie: o, i and m, each as a start and a lane's distance.
-
-    Returns:
-        first_o, lane_o, first_i, lane_i: row and place in it.
-        first_m, lane: number of the neuron, m = first_m + lane.
-        valid: lanes that stand for a neuron.
-    """
-    size = inner_size * ALIGN
+def place(rows, inner_size, TILE: tl.constexpr):
+    """The `Place` of this program's neurons."""
+    BLOCK: tl.constexpr = TILE.block
+    size = inner_size * TILE.align
+    neurons = rows * size
     lane = tl.arange(0, BLOCK)
-    if WIDE:
+    if TILE.wide:
+        tiles = ((size + BLOCK - 1) // BLOCK).to(tl.int32)
         row = tl.program_id(0) // tiles
         first_o = row.to(tl.int64)
         first_i = (tl.program_id(0) - row * tiles).to(tl.int64) * BLOCK
-        return first_o, 0, first_i, lane, first_o * size + first_i, lane, lane < size - first_i
+        first_m = first_o * size + first_i
+        return Place(first_o, 0, first_i, lane, first_m, lane, lane < size - first_i, neurons)
     else:
         first_m = tl.program_id(0).to(tl.int64) * BLOCK
         first_o = first_m // size
-        width = size.to(tl.int32)  # a row is narrower than a block
+        width = size.to(tl.int32)  # a row is narrower than a few blocks
         run = (first_m - first_o * size).to(tl.int32) + lane
         lane_o = run // width
         lane_i = run - lane_o * width
-        return first_o, lane_o.to(tl.int64), 0, lane_i, first_m, lane, lane < rows * size - first_m
+        valid = lane < neurons - first_m
+        return Place(first_o, lane_o.to(tl.int64), 0, lane_i, first_m, lane, valid, neurons)
 
 
 @triton.jit
-def at(base, outer, where, INNER: tl.constexpr, ALIGN: tl.constexpr):
+def at(base, outer, where, INNER: tl.constexpr, TILE: tl.constexpr):
     """Addresses of the program's neurons in a sequence, at step 0."""
-    first = where[0] * (outer * ALIGN) + where[2] * INNER
-    return base + first + (where[1] * (outer * ALIGN) + where[3] * INNER)
-
-
-@triton.jit
-def coefficient(
-    pointer, number, first_m, lane, valid, channels, channel_inner, PER_CHANNEL: tl.constexpr
-):
-    """A number, or a tensor with one value, or with one for each channel."""
-    if pointer is None:
-        return number
-    elif PER_CHANNEL:
-        span = channels * channel_inner
-        run = (first_m % span).to(tl.int32) + lane
-        channel = (run // channel_inner.to(tl.int32)) % channels.to(tl.int32)
-        return tl.load(pointer + channel, mask=valid, other=0.0)
-    else:
-        return tl.load(pointer)
+    first = where.first_o * (outer * TILE.align) + where.first_i * INNER
+    return base + first + (where.lane_o * (outer * TILE.align) + where.lane_i * INNER)
 
 
 @triton.jit
@@ -66,12 +112,88 @@ def where_also(mask, condition):
 
 
 @triton.jit
-def load_row(pointer, first_m, lane, mask, BLOCK: tl.constexpr):
+def wrapped(first, lane, size):
+    """(first + lane) // size and (first + lane) % size, for first < size in 64 bits.
+
+    Divides in 32 bits, lane for lane: a size of 2^30 or more, which is wider than a program, counts
+    as 2^30 with ``first`` as far from its end.
+    """
+    short = tl.minimum(size, 1 << 30)
+    begin = short - tl.minimum(size - first, short)
+    run = begin.to(tl.int32) + lane
+    turns = run // short.to(tl.int32)
+    left = run - turns * short.to(tl.int32)
+    return turns, tl.where(turns == 0, first - begin, 0) + left
+
+
+@triton.jit
+def load_coefficient(source, where, channels, channel_inner, KIND: tl.constexpr):
+    """A coefficient from a number, or from a tensor with one value or one for each channel."""
+    if KIND == NUMBER:
+        return source
+    elif KIND == VALUE:
+        return tl.load(source)
+    else:
+        row = where.first_m // channel_inner
+        turns, _ = wrapped(where.first_m - row * channel_inner, where.lane, channel_inner)
+        _, channel = wrapped(row % channels, turns, channels)
+        return tl.load(source + channel, mask=where.valid, other=0.0)
+
+
+@triton.jit
+def load_row(pointer, where, mask):
     """A row of the state, zero where it is absent."""
     if pointer is None:
-        return tl.full((BLOCK,), 0.0, tl.float32)
+        return tl.full(where.lane.shape, 0.0, tl.float32)
     else:
-        return tl.load(pointer + first_m + lane, mask=mask, other=0.0)
+        return tl.load(pointer + where.first_m + where.lane, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_rows(pointer, where, mask, FIRST: tl.constexpr, COUNT: tl.constexpr):
+    """COUNT rows of a state from row FIRST on, zero where it is absent."""
+    rows = ()
+    for k in tl.static_range(FIRST, FIRST + COUNT):
+        if pointer is None:
+            row = tl.full(where.lane.shape, 0.0, tl.float32)
+        else:
+            at_row = pointer + k * where.neurons + where.first_m
+            row = tl.load(at_row + where.lane, mask=mask, other=0.0)
+        rows = rows + (row,)
+    return rows
+
+
+@triton.jit
+def load_row_before(start, kept, where, c):
+    """A row of the state before chunk c: of where the call started, or of a checkpoint."""
+    first = load_row(start, where, where_also(where.valid, c == 0))
+    later = load_row(kept, where, where_also(where.valid, c > 0))
+    return tl.where(c > 0, later, first)
+
+
+@triton.jit
+def load_rows_before(start, kept, where, c, COUNT: tl.constexpr):
+    """COUNT such rows."""
+    rows = ()
+    for _ in tl.static_range(COUNT):
+        rows = rows + (load_row_before(start, kept, where, c),)
+        kept += where.neurons
+        if start is not None:
+            start += where.neurons
+    return rows
+
+
+@triton.jit
+def store_row(pointer, row, where, mask):
+    """Write a row, as float32."""
+    tl.store(pointer + where.first_m + where.lane, row.to(tl.float32), mask=mask)
+
+
+@triton.jit
+def store_rows(pointer, rows, where, mask, COUNT: tl.constexpr):
+    """Write COUNT rows below each other, as float32."""
+    for k in tl.static_range(COUNT):
+        store_row(pointer + k * where.neurons, rows[k], where, mask)
 
 
 @triton.jit
@@ -90,101 +212,18 @@ def load_steps(pointer, t, steps, time, valid, COUNT: tl.constexpr, FULL: tl.con
 
 
 @triton.jit
-def load_state(at_start, kept, first_m, lane, valid, c, BLOCK: tl.constexpr):
-    """A row of the state before chunk c: of where the call started, or of a checkpoint."""
-    start = load_row(at_start, first_m, lane, where_also(valid, c == 0), BLOCK)
-    later = where_also(valid, c > 0)
-    return tl.where(c > 0, tl.load(kept + first_m + lane, mask=later, other=0.0), start)
-
-
-@triton.jit
-def load_state_rows(
-    at_start, kept, neurons, first_m, lane, valid, c, COUNT: tl.constexpr, BLOCK: tl.constexpr
-):
-    """COUNT such rows, as a tuple."""
+def zero_rows(where, COUNT: tl.constexpr, dtype: tl.constexpr):
+    """COUNT rows of zeros."""
     rows = ()
     for _ in tl.static_range(COUNT):
-        rows = rows + (load_state(at_start, kept, first_m, lane, valid, c, BLOCK),)
-        kept += neurons
-        if at_start is not None:
-            at_start += neurons
+        rows = rows + (tl.full(where.lane.shape, 0.0, dtype),)
     return rows
 
 
 @triton.jit
-def coefficients(
-    pointer,
-    first_m,
-    lane,
-    valid,
-    channels,
-    channel_inner,
-    COUNT: tl.constexpr,
-    PER_CHANNEL: tl.constexpr,
-):
-    """The rows of a tensor [COUNT, 1] or [COUNT, channels], as a tuple."""
-    rows = ()
-    for _ in tl.static_range(COUNT):
-        row = coefficient(pointer, 0.0, first_m, lane, valid, channels, channel_inner, PER_CHANNEL)
-        rows = rows + (row,)
-        if PER_CHANNEL:
-            pointer += channels
-        else:
-            pointer += 1
-    return rows
-
-
-@triton.jit
-def load_rows(
-    pointer,
-    neurons,
-    first_m,
-    lane,
-    mask,
-    FIRST: tl.constexpr,
-    COUNT: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """COUNT rows of a state from row FIRST on, zero where it is absent, as a tuple."""
-    rows = ()
-    for k in tl.static_range(FIRST, FIRST + COUNT):
-        if pointer is None:
-            row = tl.full((BLOCK,), 0.0, tl.float32)
-        else:
-            row = tl.load(pointer + k * neurons + first_m + lane, mask=mask, other=0.0)
-        rows = rows + (row,)
-    return rows
-
-
-@triton.jit
-def store_rows(pointer, rows, neurons, first_m, lane, mask, COUNT: tl.constexpr):
-    """Write the first COUNT rows of a tuple below each other."""
-    for k in tl.static_range(COUNT):
-        tl.store(pointer + k * neurons + first_m + lane, rows[k].to(tl.float32), mask=mask)
-
-
-@triton.jit
-def zero_rows(COUNT: tl.constexpr, BLOCK: tl.constexpr):
-    """COUNT rows of zeros, as a tuple."""
-    rows = ()
-    for _ in tl.static_range(COUNT):
-        rows = rows + (tl.full((BLOCK,), 0.0, tl.float32),)
-    return rows
-
-
-@triton.jit
-def to_double(rows, COUNT: tl.constexpr):
-    """The rows in float64."""
+def add_rows(totals, rows, COUNT: tl.constexpr):
+    """COUNT sums, each in the total's dtype."""
     out = ()
     for k in tl.static_range(COUNT):
-        out = out + (rows[k].to(tl.float64),)
-    return out
-
-
-@triton.jit
-def add_double(totals, rows, COUNT: tl.constexpr):
-    """The sums of float64 and float32 rows, in float64."""
-    out = ()
-    for k in tl.static_range(COUNT):
-        out = out + (totals[k] + rows[k].to(tl.float64),)
+        out = out + (totals[k] + rows[k].to(totals[k].dtype),)
     return out
