@@ -311,7 +311,7 @@ def test_compiles_fullgraph():
         ({"alpha": torch.zeros(65), "backend": "cpp"}, ValueError, "alpha has order 65"),
         ({"beta": torch.zeros(66), "backend": "cpp"}, ValueError, "beta has order 65"),
         ({"state": torch.zeros(1, 2, 3)}, ValueError, r"state must be \[P \+ Q, N, \*\]"),
-        ({"state": torch.zeros(2, 2, 3).long()}, TypeError, "state must be a floating-point"),
+        ({"state": torch.zeros(2, 2, 3).bool()}, TypeError, "state must be a tensor of numbers"),
         ({"backend": "fast"}, ValueError, "backend must be"),
         ({"x": torch.zeros(4, 2, 3).double(), "backend": "cpp"}, TypeError, "float64"),
     ],
