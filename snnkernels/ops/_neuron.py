@@ -194,8 +194,12 @@ def run(x: Tensor, call: Call, backend: str) -> tuple[Tensor, Tensor | None, Ten
     Returns:
         s, h or None, the mean penalty or None, the state after the last step.
     """
-    if not asks_for_gradients(x, *call.flatten()[0]):
+    backward = asks_for_gradients(x, *call.flatten()[0])
+    if not backward:
         call = call._replace(checkpoint_every=0)
+    # A function without a gradient still raises for forward mode, but cannot be traced.
+    traced = torch.compiler.is_compiling() and not backward
     tensors, *rest = call.flatten()
-    made = _absent_as_none(call, _Neuron.apply(x, *tensors, *rest, backend))
+    function = _Neuron.forward if traced else _Neuron.apply
+    made = _absent_as_none(call, function(x, *tensors, *rest, backend))
     return made.s, made.h, made.penalty, made.state

@@ -77,6 +77,15 @@ def test_export_with_any_batch(name):
                 assert_same(a, b)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_compiled_without_gradients(name):
+    layer, x = LAYERS[name]().eval().requires_grad_(False), torch.rand(6, 2, 8)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    for a, b in zip(outputs(compiled, x), outputs(layer, x), strict=True):
+        assert_same(a, b)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ("LIF with everything", "LeakyReadout of means", "IIRSynapse", "BNTT")
