@@ -21,6 +21,11 @@ def in_backward() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
+def _repeats_a_recorded_call() -> bool:
+    """Whether a checkpoint with ``use_reentrant=False`` runs this again: it hooks saved tensors."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
 class StatefulLayer(NumbersInStateDict):
     """What all layers with a memory share: the carried state and the coefficients.
 
@@ -37,6 +42,8 @@ class StatefulLayer(NumbersInStateDict):
         self.stateful = stateful
         self.channels = channels
         self.state: State | None = None
+        self._calls = 0  # that a backward pass may repeat, since the last reset or detach
+        self._start_of_call: State | None = None  # of the first of them
 
     def _coefficient(self, name: str, value: float | Tensor, learn: bool) -> None:
         """Keep ``value`` as a parameter, a buffer or a plain number, under ``name``."""
@@ -138,12 +145,25 @@ class StatefulLayer(NumbersInStateDict):
 
     def reset(self) -> None:
         """Forget the carried state: the next call starts from zero."""
-        self.state = None
+        self.state = self._start_of_call = None
+        self._calls = 0
 
     def detach(self) -> None:
         """Keep the carried state, cut from the graph of the calls that made it."""
         if self.state is not None:
             self.state = self.state.detach()
+        self._start_of_call, self._calls = None, 0
+
+    def _repeated_start(self) -> State | None:
+        """Where the call started that a checkpoint runs again, or an error."""
+        if self._calls == 1 and _repeats_a_recorded_call():
+            return self._start_of_call
+        raise RuntimeError(
+            f"{type(self).__name__} carries its state and cannot tell which of its calls "
+            "activation checkpointing runs again: use use_reentrant=False and detach() or reset() the layer "
+            "between its calls, or hand the state over as an argument and a result of what is "
+            "checkpointed (snnkernels.lif, snnkernels.iir)"
+        )
 
     def _start(self, x: Tensor, carry: bool) -> State | None:
         """The state to start x from; x and state must fit the layer and each other."""
@@ -156,12 +176,10 @@ class StatefulLayer(NumbersInStateDict):
         if not carry:
             return None
         if in_backward():
-            raise RuntimeError(
-                f"{type(self).__name__} carries its state and cannot run a second time in a "
-                "backward pass, as activation checkpointing has it: the state that it started from "
-                "is gone. Keep the layer out of the checkpoint, or hand the state over as an "
-                "argument and a result of what is checkpointed (snnkernels.lif, snnkernels.iir)"
-            )
+            return self._repeated_start()
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._calls += 1
+            self._start_of_call = self.state if self._calls == 1 else None
         if self.state is None:
             return None
         step = x.shape[1:]
@@ -175,8 +193,8 @@ class StatefulLayer(NumbersInStateDict):
         return self.state
 
     def _end(self, state: State, x: Tensor, carry: bool) -> None:
-        """Keep the state after x."""
-        if carry and x.shape[0]:
+        """Keep the state after x, unless x is run again."""
+        if carry and x.shape[0] and not in_backward():
             self.state = state
 
     def _apply(self, fn, recurse: bool = True):
@@ -190,7 +208,7 @@ class StatefulLayer(NumbersInStateDict):
     def _kept(self) -> dict:
         """The attributes of a copy: a graph can be neither copied nor pickled."""
         state = None if self.state is None else self.state.detach()
-        return {**self.__dict__, "state": state}
+        return {**self.__dict__, "state": state, "_start_of_call": None, "_calls": 0}
 
     def __getstate__(self) -> dict:
         return self._kept()

@@ -100,11 +100,15 @@ def check_regulariser(regulariser) -> tuple[float, float] | None:
     """Raise unless it is None or (tolerance, shift)."""
     if regulariser is None:
         return None
+    wanted = (
+        f"regulariser must be None or a pair of numbers (tolerance, shift); got {regulariser!r}"
+    )
     if not isinstance(regulariser, (tuple, list)) or len(regulariser) != 2:
-        raise TypeError(
-            f"regulariser must be None or a pair of numbers (tolerance, shift); got {regulariser!r}"
-        )
-    tolerance, shift = (check_number("regulariser", number) for number in regulariser)
+        raise TypeError(wanted)
+    try:
+        tolerance, shift = (check_number("regulariser", number) for number in regulariser)
+    except TypeError as error:
+        raise TypeError(wanted) from error
     if not (tolerance >= 0 and abs(shift) < math.inf):
         raise ValueError(
             "regulariser must be (tolerance, shift) with tolerance >= 0 and a finite shift; "
@@ -134,7 +138,10 @@ def check_coefficient(name: str, value: float | Tensor | Sequence, x: Tensor) ->
     if value.numel() == 1:
         return value.reshape(())
     channels = x.shape[2] if x.ndim > 2 else None
-    if [size for size in value.shape if size != 1] != [channels]:  # `[C, 1, 1]` is `[C]`
+    at = next((d for d, size in enumerate(value.shape) if size != 1), 0)
+    # `[C]`, `[C, 1, 1]`, and what broadcasts against `[N, C, *]` or `[T, N, C, *]`.
+    aligned = at == 0 or value.ndim - at == x.ndim - 2
+    if value.numel() != channels or value.shape[at] != channels or not aligned:
         allowed = f"0-d or [{channels}], one per channel" if channels else "0-d for x [T, M]"
         raise ValueError(f"{name} must be {allowed}; got shape {list(value.shape)}")
     return value.reshape(-1)

@@ -202,11 +202,11 @@ def penalty_of(x):
 
 def test_errors_name_the_argument():
     x = torch.zeros(4, 2, 3)
-    for wrong in (0.1, (0.1,), (True, 0.0), (torch.tensor(0.1), 0.0)):
+    for wrong in (0.1, (0.1,), (True, 0.0), (torch.zeros(2), 0.0)):
         with pytest.raises(TypeError, match="regulariser must be None or a pair of numbers"):
             snnkernels.lif(x, regulariser=wrong)
     for wrong in ((-0.1, 0.0), (float("nan"), 0.0), (0.1, float("inf"))):
-        with pytest.raises(ValueError, match="regulariser must be"):
+        with pytest.raises(ValueError, match="regulariser must"):
             snnkernels.lif(x, regulariser=wrong)
 
 
