@@ -160,9 +160,9 @@ class StatefulLayer(NumbersInStateDict):
             return self._start_of_call
         raise RuntimeError(
             f"{type(self).__name__} carries its state and cannot tell which of its calls "
-            "activation checkpointing runs again: use use_reentrant=False and detach() or reset() the layer "
-            "between its calls, or hand the state over as an argument and a result of what is "
-            "checkpointed (snnkernels.lif, snnkernels.iir)"
+            "activation checkpointing runs again: use use_reentrant=False and detach() or reset() "
+            "the layer between its calls, or hand the state over as an argument and a result of "
+            "what is checkpointed (snnkernels.lif, snnkernels.iir)"
         )
 
     def _start(self, x: Tensor, carry: bool) -> State | None:
