@@ -184,8 +184,12 @@ struct ProgramBackward {
   const float* const* dstates;             // [states]; nullptr: zero
   const Output* dx;                        // [inputs], dtype; p == nullptr: not wanted
   float* const* dstates0;                  // [states]; nullptr: not wanted
-  float* const* sums;                      // [sums], each [M], summed over time
+  float* const* sums;                      // [sums], each [M]; nullptr: not wanted
 };
+
+// The number of the program with this text among those that are compiled ahead of time, -1: it is
+// not. Of such a program every gradient is computed, also where it is not wanted.
+int find_program(const char* text);
 
 void program_forward(const ProgramForward& call);
 void program_backward(const ProgramBackward& call);

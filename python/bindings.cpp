@@ -4,6 +4,7 @@
 
 #include <array>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -178,7 +179,8 @@ struct Code {
   snn::ProgramCode code{};
   std::vector<snn::ProgramInstruction> instructions[3];
 
-  Code(const std::array<int, 5>& counts, const std::array<Part, 3>& parts) {
+  Code(const std::array<int, 5>& counts, const std::array<Part, 3>& parts, int compiled) {
+    code.compiled = compiled;
     code.constants = counts[0];
     code.inputs = counts[1];
     code.states = counts[2];
@@ -313,7 +315,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("iir_forward", &iir_forward);
   m.def("iir_backward", &iir_backward);
   py::class_<Code>(m, "Program")
-      .def(py::init<const std::array<int, 5>&, const std::array<Code::Part, 3>&>());
+      .def(py::init<const std::array<int, 5>&, const std::array<Code::Part, 3>&, int>());
   py::list operations;
 #define SNN_NAME(NAME, ARITY) operations.append(#NAME);
   SNN_OPERATIONS(SNN_NAME)
@@ -321,6 +323,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("OPERATIONS") = py::tuple(operations);
   m.attr("MAX_PROGRAM_SEQUENCES") = snn::MAX_PROGRAM_SEQUENCES;
   m.attr("MAX_PROGRAM_SLOTS") = snn::MAX_PROGRAM_SLOTS;
+  m.def("find_program", [](const std::string& text) { return snn::find_program(text.c_str()); });
   m.def("program_forward", &program_forward);
   m.def("program_backward", &program_backward);
   m.def("bntt_forward", &bntt_forward);

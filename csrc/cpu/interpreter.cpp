@@ -90,6 +90,7 @@ struct ProgramTile {
   const int64_t o, i0, m0, M;
   const int n, width;  // neurons, and floats of a row
   const bool large;
+  const Loops loops;
   int64_t used = 0;
   Slot slots[MAX_PROGRAM_SLOTS];
   ProgramInput<IO> x[MAX_PROGRAM_SEQUENCES];
@@ -107,7 +108,8 @@ struct ProgramTile {
         M(call.walk.O * call.walk.I),
         n(count),
         width((count + LANES - 1) / LANES * LANES),
-        large(past_caches<IO>(call.walk)) {}
+        large(past_caches<IO>(call.walk)),
+        loops(code.compiled >= 0 ? compiled_loops(code.compiled) : Loops{}) {}
 
   SNN_HD float* take(int64_t floats) {
     float* row = pool + used;
@@ -205,7 +207,7 @@ struct ForwardProgram : ProgramTile<IO> {
         slots[at.out + k] =
             out[k].with([&](auto& to) SNN_IN_PLACE { return to.start_row(t, out[k].converted); });
       }
-      interpret(code.forward, slots, n);
+      run_part(code.forward, this->loops.forward, slots, n);
       for (int k = 0; k < code.outputs; ++k) {
         out[k].with([&](auto& to) SNN_IN_PLACE { to.finish_row(t, n, out[k].converted, large); });
       }
@@ -249,7 +251,7 @@ struct BackwardProgram : ProgramTile<IO> {
         this->bind_inputs(t, smaller(t + AHEAD, end - 1));
         this->bind(at.state, tape[t - first], code.states);
         this->bind(at.next, tape[t - first + 1], code.states);
-        interpret(code.replay, slots, n);
+        run_part(code.replay, this->loops.replay, slots, n);
       }
       for (int64_t t = end - 1; t >= first; --t) adjoint(a, t, tape[t - first]);
       for (int k = 0; k < code.sums; ++k) {
@@ -261,6 +263,7 @@ struct BackwardProgram : ProgramTile<IO> {
       if (a.dstates0[k]) std::memcpy(a.dstates0[k] + this->m0, carried[k], n * sizeof(float));
     }
     for (int k = 0; k < code.sums; ++k) {
+      if (!a.sums[k]) continue;
       float* to = a.sums[k] + this->m0;
       for (int j = 0; j < n; ++j) to[j] = static_cast<float>(total[k][j]);
     }
@@ -312,7 +315,7 @@ struct BackwardProgram : ProgramTile<IO> {
     }
     for (int k = 0; k < code.inputs; ++k)
       slots[at.dx + k] = a.dx[k].p ? dx[k].start_row(t, dx_row[k]) : Slot{dx_row[k], LANES, false};
-    interpret(code.adjoint, slots, n);
+    run_part(code.adjoint, this->loops.adjoint, slots, n);
     for (int k = 0; k < code.inputs; ++k) {
       if (a.dx[k].p) dx[k].finish_row(t, n, dx_row[k], large);
     }

@@ -2,20 +2,12 @@
 // tile.h, included once per instruction set.
 #pragma once
 
-#include "program.h"
+#include "program_loops.h"
 #include "tile.h"
-#include "vec_math.h"
 
 namespace snn {
 namespace SNN_ISA {
 namespace {
-
-// A row of floats, or one vector for all neurons of a tile.
-struct Slot {
-  float* p;
-  int64_t step;  // LANES, or 0 where one vector stands for the row
-  bool stream;   // written past the caches
-};
 
 template <int N>
 SNN_HD void put_result(Vec r, int64_t j, float* to, bool to_stream, float* also, bool also_stream) {
@@ -53,9 +45,6 @@ SNN_HD void pass(const Slot* s, const ProgramInstruction& i, int n, Function f) 
     put_result<ALSO>(f(v[0], v[1], v[2], v[3]), j, to, to_stream, also, also_stream);
   }
 }
-
-SNN_HD Vec number(Vec a) { return a; }
-SNN_HD Vec number(Mask m) { return as_number<Vec>(m); }
 
 template <int ARITY, class Function>
 SNN_HD void run(const Slot* s, const ProgramInstruction& i, int n, Function f) {
@@ -128,7 +117,8 @@ constexpr Run RUNS[] = {SNN_OPERATIONS(SNN_ENTRY) run_copy,
 #undef SNN_ENTRY
 #undef SNN_PAIRS
 
-SNN_HD void interpret(const ProgramPart& part, const Slot* slots, int n) {
+SNN_HD void run_part(const ProgramPart& part, Loop compiled, const Slot* slots, int n) {
+  if (compiled) return compiled(slots, n);
   for (int k = 0; k < part.count; ++k) {
     const ProgramInstruction& i = part.instructions[k];
     RUNS[i.operation](slots, i, n);

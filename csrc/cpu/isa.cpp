@@ -13,6 +13,8 @@
 namespace snn {
 namespace {
 
+#include "programs.h"
+
 struct Isa {
   const char* name;
   bool (*runs)();
@@ -68,6 +70,13 @@ void program_forward(const ProgramForward& call) { chosen.load()->program_forwar
 void program_backward(const ProgramBackward& call) { chosen.load()->program_backward(call); }
 void stream(float* to, const float* a, const float* b, int64_t count, int threads) {
   chosen.load()->stream(to, a, b, count, threads);
+}
+
+int find_program(const char* text) {
+  for (int k = 0; PROGRAM_TEXTS[k]; ++k) {
+    if (!std::strcmp(PROGRAM_TEXTS[k], text)) return k;
+  }
+  return -1;
 }
 
 const char* available_isas() {

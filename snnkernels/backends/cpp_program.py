@@ -146,17 +146,14 @@ class _Lowered(NamedTuple):
 def _lowered(text: str, wanted: tuple[bool, ...]) -> _Lowered:
     """The program for these gradients (of inputs, states, parameters)."""
     program = parse(text)
+    compiled = _core.find_program(text)
+    if compiled >= 0:  # every gradient is computed
+        wanted = (True,) * len(wanted)
     constants = [f"n{k}" for k in range(program.numbers)]
     constants += [f"p{k}" for k in range(program.parameters)]
     constants += [i.target for i in program.once]
     x, states, outputs = program.inputs, program.states, program.outputs
-    sums = [
-        gradient
-        for gradient, want in zip(
-            program.gradients[x + states :], wanted[x + states :], strict=True
-        )
-        if want
-    ]
+    sums = program.gradients[x + states :]
     kinds = (
         (f"x{k}" for k in range(x)),
         (f"v{k}" for k in range(states)),
@@ -176,7 +173,11 @@ def _lowered(text: str, wanted: tuple[bool, ...]) -> _Lowered:
     back = [g or "zero" for g in program.gradients]
     befores = [(value, at["before"] + k) for k, value in enumerate(back[x : x + states])]
     dxs = [(back[k], at["dx"] + k) for k in range(x) if wanted[k]]
-    adds = [Instruction(f"s{k}", "add", (f"a{k}", g)) for k, g in enumerate(sums) if g]
+    adds = [
+        Instruction(f"s{k}", "add", (f"a{k}", g))
+        for k, g in enumerate(sums)
+        if g and wanted[x + states + k]
+    ]
     slots |= {f"a{k}": at["sum"] + k for k in range(len(sums))}
     totals = [(i.target, slots[f"a{i.target[1:]}"]) for i in adds]
     everything = [*program.forward, *program.adjoint, *adds]
@@ -187,7 +188,7 @@ def _lowered(text: str, wanted: tuple[bool, ...]) -> _Lowered:
     ]
     used = {slot for instructions, _ in parts for i in instructions for slot in i[3:]}
     _check_size(program, slot + max(count for _, count in parts))
-    code = _core.Program([len(constants), x, states, outputs, len(sums)], parts)
+    code = _core.Program([len(constants), x, states, outputs, len(sums)], parts, compiled)
     return _Lowered(code, tuple(n if slots[n] in used else None for n in constants))
 
 
@@ -299,8 +300,10 @@ def backward(
     """Fill the gradients that are not None. Arguments as of `forward`, and gradients."""
     code, names = _lowered(text, tuple(g is not None for g in (*dx, *dstates0, *dparameters)))
     constants, kept = _constants(names, text, parameters, numbers, layout, row)
-    learned = [g for g in dparameters if g is not None]
-    sums = [torch.empty(layout.neurons, dtype=torch.float32, device="cpu") for _ in learned]
+    sums = [
+        None if g is None else torch.empty(layout.neurons, dtype=torch.float32, device=g.device)
+        for g in dparameters
+    ]
     rows = [_rows(t, r) for t, r in zip([*x, *doutputs], layout.inputs, strict=True)]
     _core.program_backward(
         code,
@@ -320,7 +323,9 @@ def backward(
         [_address(t) for t in dstates0],
         [_address(t) for t in sums],
     )
-    for gradient, per_neuron in zip(learned, sums, strict=True):
+    for gradient, per_neuron in zip(dparameters, sums, strict=True):
+        if gradient is None:
+            continue
         if gradient.numel() == 1 or _per_channel(gradient, layout):
             reduce_channels(layout, per_neuron, gradient)
         else:

@@ -13,6 +13,24 @@ from snnkernels.core.spike import spike
 from snnkernels.core.surrogates import Laplace, Sigmoid, Surrogate, Triangle
 
 
+def lif(
+    x: Tensor,
+    v: Tensor,
+    *,
+    decay: float | Tensor = 0.5,
+    v_threshold: float | Tensor = 1.0,
+    v_reset: float | Tensor = 0.0,
+    surrogate: Surrogate = Triangle(),  # noqa: B008
+) -> tuple[Tensor, Tensor]:
+    """Leaky integrate-and-fire, with the bits of `snnkernels.lif` with ``detach_reset=True``.
+
+    ``h = decay v + x``, ``s = [h >= v_threshold]``, ``v = v_reset`` where s, else h.
+    """
+    h = decay * v + x
+    s = spike(h - v_threshold, surrogate)
+    return s, torch.where(s.detach() > 0, v_reset, h)
+
+
 def alif(
     x: Tensor,
     v: Tensor,
@@ -22,7 +40,7 @@ def alif(
     adapt_decay: float | Tensor = 0.97,
     beta: float | Tensor = 1.8,
     v_threshold: float | Tensor = 1.0,
-    surrogate: Surrogate = Triangle(height=0.3),  # noqa: B008, it is frozen
+    surrogate: Surrogate = Triangle(height=0.3),  # noqa: B008
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Adaptive threshold (Bellec et al. 2018, eq. 1-2; Yin et al. 2021).
 
@@ -221,6 +239,7 @@ def to_binary_steps(s: Tensor, levels: int) -> Tensor:
 
 
 STEPS = {
+    "lif": lif,
     "alif": alif,
     "adlif": adlif,
     "se_adlif": se_adlif,

@@ -13,6 +13,7 @@ from snnkernels.backends.cpp import _core
 from snnkernels.core.program import OPERATIONS, parse
 from snnkernels.core.trace import trace
 from snnkernels.nn.neurons import STEPS
+from tests.tools.programs import FOLDER, programs
 from tests.tools.steps import BACKENDS, leaky, same
 
 
@@ -161,3 +162,11 @@ def test_compiles_fullgraph(compiler, backend):
     g = [torch.randn_like(w) for w in want]
     ours, others = (torch.autograd.grad(o, [x, decay], g) for o in (got, want))
     assert all(same(a, b) for a, b in zip(ours, others, strict=True))
+
+
+def test_shipped_neurons_are_compiled_ahead_of_time():
+    kept = {file.stem: file.read_text() for file in FOLDER.glob("*.txt")}
+    assert kept == programs(), "run python -m tests.tools.programs"
+    if "cpp" in BACKENDS:
+        assert all(_core.find_program(text) >= 0 for text in kept.values())
+        assert _core.find_program("inputs 0") == -1
