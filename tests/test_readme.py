@@ -1,4 +1,4 @@
-"""The Python code that README.md shows runs as it stands there."""
+"""The Python code that README.md and the docs show runs as it stands there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S)
+PAGES = [README.parent / "docs" / "your-own-neuron.md"]
+
+
+def _blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+BLOCKS = _blocks(README)
 
 
 def test_there_is_code_to_run():
@@ -18,3 +25,12 @@ def test_there_is_code_to_run():
 @pytest.mark.parametrize("block", range(len(BLOCKS)))
 def test_block_runs(block):
     exec(compile(BLOCKS[block], f"README.md, block {block + 1}", "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_runs(page):
+    """The blocks of a page go on from each other."""
+    space = {}
+    for number, block in enumerate(_blocks(page)):
+        exec(compile(block, f"{page.name}, block {number + 1}", "exec"), space)
+    assert space

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int WIDEST = 1024, NARROWEST = 64;  // neurons of a tile
 constexpr int L1_FLOATS = 1 << 13;            // that rows in use take of the L1 cache
-constexpr int POOL_FLOATS = 1 << 17;
+constexpr int POOL_FLOATS = 1 << 17;          // 1,536 rows of NARROWEST, and the constants
 constexpr int PROGRAM_TILE = WIDEST + LANES;
 
 // The first slot of each kind.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from snnkernels.backends.cpp import _address, _rows, _shape, reduce_channels
+from snnkernels.backends.cpp import CHECKPOINT_EVERY, _address, _rows, _shape, reduce_channels
 from snnkernels.core.program import OPERATIONS, Instruction, Program, parse, pruned
 from snnkernels.core.program_reference import constants as constant_values
 from snnkernels.core.strides import Layout
@@ -23,6 +23,9 @@ try:
     from snnkernels import _core
 except ImportError:  # installed without a C++ compiler
     _core = None
+
+# Rows of the narrowest tile, of 64 neurons, that fit the pool of csrc/cpu/interpreter.cpp.
+_MOST_ROWS = 1536
 
 _CODES = {name: code for code, name in enumerate([*OPERATIONS, "copy"])}
 _PAIRED = ("add", "sub", "mul")
@@ -192,13 +195,22 @@ def _lowered(text: str, wanted: tuple[bool, ...]) -> _Lowered:
     return _Lowered(code, tuple(n if slots[n] in used else None for n in constants))
 
 
+def how(text: str) -> str:
+    """How this backend runs a program, in words."""
+    if _core.find_program(text) >= 0:
+        return "compiled ahead of time"
+    return "interpreted over rows in the L1 cache"
+
+
 def _check_size(program: Program, slots: int) -> None:
-    most = max(program.inputs, program.outputs)
-    if most > _core.MAX_PROGRAM_SEQUENCES or slots > _core.MAX_PROGRAM_SLOTS:
+    sequences = max(program.inputs, program.outputs)
+    rows = slots + (CHECKPOINT_EVERY + 1) * program.states + 2 * program.parameters
+    most = (_core.MAX_PROGRAM_SEQUENCES, _core.MAX_PROGRAM_SLOTS, _MOST_ROWS)
+    if any(got > limit for got, limit in zip((sequences, slots, rows), most, strict=True)):
         raise RuntimeError(
-            f"backend 'cpp' takes up to {_core.MAX_PROGRAM_SEQUENCES} inputs and outputs and "
-            f"{_core.MAX_PROGRAM_SLOTS} values; the step has {most} and {slots}. "
-            "Use backend='torch'"
+            f"the step is too large for backend 'cpp': {sequences} inputs or outputs, {slots} "
+            f"values, {rows} with its states of {CHECKPOINT_EVERY} steps; it takes up to "
+            f"{most[0]}, {most[1]} and {most[2]}. Use backend='torch'"
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor, nn
 
-from snnkernels.backends import available_backends
+from snnkernels.backends import available_backends, load
 from snnkernels.core.checks import is_number
 from snnkernels.nn._stateful import StatefulLayer
 from snnkernels.ops.fuse import fuse
@@ -154,16 +154,13 @@ class Neuron(StatefulLayer):
 
     def equations(self) -> str:
         """The step as it was traced, one equation a line."""
-        return self.neuron.equations(self._parameters_now())
+        return self.neuron.equations(self._parameters_now())[1]
 
     def extra_repr(self) -> str:
-        learned = [name for name, _ in self.named_parameters()]
-        places = {kind: available_backends(kind) for kind in ("cpu",)}
-        runs = "fused on the CPU" if "cpp" in places["cpu"] else "instruction by instruction"
-        lines = [
-            getattr(self.function, "__name__", repr(self.function)),
-            *self.equations().splitlines(),
-            f"learned: {', '.join(learned) or 'nothing'}",
-            f"backend {self.backend}: {runs}; instruction by instruction on other devices",
-        ]
-        return "\n".join(lines)
+        program, text = self.neuron.equations(self._parameters_now())
+        learned = ", ".join(name for name, _ in self.named_parameters()) or "nothing"
+        name = getattr(self.function, "__name__", repr(self.function))
+        lines = [name, *text.splitlines(), f"learned: {learned}", f"backend {self.backend}"]
+        if "cpp" in available_backends():
+            lines.append(f"on the CPU with cpp: {load('cpp_program').how(program)}")
+        return "\n".join([*lines, "elsewhere, and with torch: instruction by instruction"])

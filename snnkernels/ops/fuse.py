@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import pickle
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
@@ -68,7 +69,14 @@ class FusedStep:
         self.input_names, self.state_names = names[:inputs], names[inputs:]
         self.state_type = state_type(self.state_names)
 
+    def __deepcopy__(self, memo: dict) -> FusedStep:
+        return self  # nothing in it changes
+
     def __reduce__(self):
+        if "<" in step_name(self.step):
+            raise pickle.PicklingError(
+                f"{step_name(self.step)} cannot be pickled: make the step a function of a module"
+            )
         words = tuple("float32" if record else "x" for record in self.recorded)
         return type(self), (self.step, self.inputs, words)
 
@@ -87,65 +95,50 @@ class FusedStep:
         """Run all time steps; see the class."""
         x = self._check_inputs(x)
         tensors, values, options = self._check_parameters(parameters, x[0])
-        program, numbers, constants = self._program(tensors, options)
-        return self.run(x, state, program, numbers, (*values, *constants), backend)
-
-    def run(
-        self,
-        x: tuple[Tensor, ...],
-        state: tuple | float | Tensor | None,
-        program: str,
-        numbers: list[float],
-        values: Sequence[Tensor],
-        backend: str,
-    ) -> tuple:
-        """Run a program that is already traced, with inputs and parameters already checked."""
-        first = x[0]
-        states, start = self._check_state(state, first)
-        backend = _choose(backend, first)
-        tensors = (*x, *states, *values)
-        graph = asks_for_gradients(*tensors)
-        every = 0
-        if graph:
+        states, start = self._check_state(state, x[0])
+        backend = _choose(backend, x[0])
+        program, numbers, captured = self._program(tensors, options)
+        place = {"dtype": state_dtype(x[0]), "device": x[0].device}
+        values += [value.to(**place) for value in captured]
+        if asks_for_gradients(*x, *states, *values):
             every = CHECKPOINT_EVERY if backend == "torch" else checkpoint_every(backend)
-        n = len(x)
-        if graph:
             found = FusedNeuron.apply(
-                program, start, numbers, self.recorded, every, backend, n, *tensors
+                *(program, start, numbers, self.recorded, every, backend, len(x)),
+                *(*x, *states, *values),
             )
-            m = len(self.recorded)
-            return (*found[:m], self.state_type(*found[m:-1]))
-        outputs, states, _ = torch.ops.snnkernels.program_forward(
-            program, x, states, start, values, numbers, self.recorded, every, backend
-        )
+            outputs, states = found[: len(self.recorded)], found[len(self.recorded) : -1]
+        else:
+            outputs, states, _ = torch.ops.snnkernels.program_forward(
+                program, x, states, start, values, numbers, self.recorded, 0, backend
+            )
         return (*outputs, self.state_type(*states))
 
     def traced(self, tensors: tuple[str, ...], options: tuple) -> Traced:
         """The program where these parameters are tensors and the others have these values."""
-        return _traced(
-            self.step, self.inputs, len(self.state_names), len(self.recorded), tensors, options
-        )
+        return _traced(*self._traced_for(tensors, options))
 
-    def equations(self, parameters: dict) -> str:
-        """The step as equations, with the values of those parameters that are no tensors."""
+    def _traced_for(self, tensors: tuple[str, ...], options: tuple) -> tuple:
+        counts = self.inputs, len(self.state_names), len(self.recorded)
+        return self.step, *counts, tensors, options
+
+    def _program(self, tensors: tuple[str, ...], options: tuple) -> tuple:
+        if not torch.compiler.is_compiling():
+            return self.traced(tensors, options)
+        text, captured, *numbers = _as_constants(*self._traced_for(tensors, options))
+        if captured:
+            raise RuntimeError(
+                f"{step_name(self.step)} captures a tensor, which torch.compile would keep as it "
+                "is now; pass it as a parameter"
+            )
+        return text, [float.fromhex(number) for number in numbers], ()
+
+    def equations(self, parameters: dict) -> tuple[str, str]:
+        """The program, and the step as equations with the values of parameters that are numbers."""
         tensors = tuple(k for k in self.parameters if isinstance(parameters.get(k), Tensor))
         program, numbers, constants = self.traced(tensors, trace_options(parameters, tensors))
         captured = tuple(f"captured{k}" for k in range(len(constants)))
         names = self.input_names, self.state_names, (*tensors, *captured)
-        return equations(parse(program), numbers, names)
-
-    def _program(self, tensors: tuple[str, ...], options: tuple) -> tuple:
-        arguments = (
-            self.step,
-            self.inputs,
-            len(self.state_names),
-            len(self.recorded),
-            tensors,
-            options,
-        )
-        numbers = [float.fromhex(n) for n in _numbers(*arguments)]
-        constants = () if torch.compiler.is_compiling() else _traced(*arguments).constants
-        return _text(*arguments), numbers, constants
+        return program, equations(parse(program), numbers, names)
 
     def _check_inputs(self, x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if isinstance(x, Tensor):
@@ -295,24 +288,24 @@ def _warn_of_lambda(code: object) -> None:
         )
 
 
-def _text(*arguments) -> str:
-    return _traced(*arguments).program
+def _as_constants(*arguments) -> tuple[str, ...]:
+    """The text, a word where tensors are captured, and the numbers, all as text.
+
+    torch.compile makes variables of floats that change.
+    """
+    program, numbers, captured = _traced(*arguments)
+    return program, "captured" if captured else "", *(number.hex() for number in numbers)
 
 
-def _numbers(*arguments) -> tuple[str, ...]:
-    # As text: torch.compile makes a variable of a float that changes.
-    return tuple(n.hex() for n in _traced(*arguments).numbers)
-
-
-# torch.compile calls these while it traces and keeps what they return; the mark is
+# torch.compile calls it while it traces and keeps what it returns; the mark is
 # torch.compiler.assume_constant_result without its import of the whole compiler.
-_text._dynamo_marked_constant = True
-_numbers._dynamo_marked_constant = True
+_as_constants._dynamo_marked_constant = True
 
 
 def _choose(backend: str, x: Tensor) -> str:
     chosen = choose(backend, x.device.type, x.dtype, "program")
-    if backend == "auto" and chosen == "torch" and x.device.type != "cpu":
+    on_cpu = x.device.type == "cpu" or torch.compiler.is_compiling()
+    if backend == "auto" and chosen == "torch" and not on_cpu:
         _warn_of_device(x.device.type)
     return chosen
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 
 import pytest
 import torch
@@ -252,3 +253,38 @@ def test_no_kernel_for_float64_but_a_reference():
         return s, state.v
 
     assert torch.autograd.gradcheck(call, (x, v, a))
+
+
+def _smooth(step):
+    """The step with the surrogate's primitive in place of the spike."""
+    space = dict(step.__globals__, spike=lambda u, surrogate, strict=False: surrogate.primitive(u))
+    twin = types.FunctionType(step.__code__, space, step.__name__)
+    twin.__kwdefaults__ = step.__kwdefaults__
+    return twin
+
+
+@pytest.mark.parametrize("name", ("alif", "brf", "qif", "eif", "izhikevich"))
+def test_gradients_of_smooth_twins_are_numeric(name):
+    neuron = fuse(_smooth(STEPS[name]))
+    x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    numbers = {k: v for k, v in neuron.parameters.items() if type(v) is float and k != "dt"}
+    values = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in numbers.values()]
+
+    def call(x, *values):
+        s, state = neuron(x, **dict(zip(numbers, values, strict=True)))
+        return s, *state
+
+    assert torch.autograd.gradcheck(call, (x, *values))
+
+
+def test_expanded_gradients(backend):
+    x = torch.randn(19, 2, 3, 4)
+    neuron = fuse(leaky)
+    found = []
+    for expand in (False, True):
+        (leaf,) = leaves(x)
+        s, _ = neuron(leaf, decay=0.5, backend=backend)
+        g = torch.full((), 0.25).expand_as(s)
+        s.backward(g if expand else g.contiguous())
+        found.append(leaf.grad)
+    assert same(*found)

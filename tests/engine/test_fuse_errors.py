@@ -137,3 +137,14 @@ def test_bad_arguments_of_fuse():
         fuse(leaky, inputs=2)
     with pytest.raises(TypeError, match="must name its arguments"):
         fuse(lambda *states: states)
+
+
+@pytest.mark.skipif("cpp" not in BACKENDS, reason="the C++ core is not built")
+def test_a_step_that_is_too_large_for_the_kernels_is_an_error():
+    def outputs(x, v):
+        return *[x * k for k in range(2, 11)], v
+
+    x = torch.randn(2, 3)
+    with pytest.raises(RuntimeError, match="too large for backend 'cpp': 9 inputs or outputs"):
+        fuse(outputs, outputs=9)(x, backend="cpp")
+    assert fuse(outputs, outputs=9)(x, backend="torch")[8].equal(x * 10)

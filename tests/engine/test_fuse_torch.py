@@ -116,6 +116,15 @@ def test_pickle_and_deepcopy():
         assert same(other(x, decay=0.5)[0], neuron(x, decay=0.5)[0])
 
 
+def test_a_step_that_is_no_function_of_a_module_cannot_be_pickled():
+    def local(x, v):
+        return x, v
+
+    copy.deepcopy(fuse(local))
+    with pytest.raises(pickle.PicklingError, match="function of a module"):
+        pickle.dumps(fuse(local))
+
+
 def test_differentiated_twice_is_an_error(backend):
     x = torch.randn(5, 3, requires_grad=True)
     s, _ = fuse(leaky)(x, decay=0.5, backend=backend)
