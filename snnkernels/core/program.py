@@ -179,9 +179,11 @@ class Builder:
         """The value as 1.0 where it is not 0, else 0.0."""
         return value if self.is_condition(value) else self.emit("ne", value, 0.0)
 
-    def emit(self, operation: str, *arguments: str | float) -> str:
+    def emit(self, operation: str, *arguments: str | float) -> str | float:
         """The name of the result, of an earlier instruction where there is an equal one."""
         a, *rest = arguments
+        if operation == "mul" and a == 1.0 and isinstance(rest[0], float):  # a number as a tensor
+            return rest[0]
         if self.is_condition(a) and rest == [0.0]:  # s > 0 of a spike
             if operation in ("gt", "ne"):
                 return a

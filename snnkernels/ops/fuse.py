@@ -17,7 +17,7 @@ from snnkernels.core.derivatives import asks_for_gradients
 from snnkernels.core.program import equations, parse
 from snnkernels.core.program_reference import CHECKPOINT_EVERY
 from snnkernels.core.trace import Traced, trace
-from snnkernels.ops._checks import check_input, check_state_part
+from snnkernels.ops._checks import check_input, check_state_part, state_dtype
 from snnkernels.ops._program import FusedNeuron
 from snnkernels.ops._state_tuple import state_type
 from snnkernels.ops._step_arguments import (
@@ -202,7 +202,10 @@ class FusedStep:
         for name, part in zip(names, state, strict=True):
             number = 0.0
             if isinstance(part, Tensor):
-                part = part if part.ndim else part.expand(x.shape[1:])
+                if not part.is_floating_point():
+                    raise TypeError(
+                        f"state {name} must be a floating-point tensor; got {part.dtype}"
+                    )
                 part = check_state_part(f"state {name}", part, x, list(x.shape[1:]))
             elif isinstance(part, (int, float)) and not isinstance(part, bool):
                 if math.isnan(part):

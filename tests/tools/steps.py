@@ -11,6 +11,7 @@ import snnkernels
 from snnkernels import spike
 from snnkernels.backends import available_backends
 from snnkernels.backends.cpp import _core
+from snnkernels.core.call import as_tensor
 from snnkernels.core.reference import Fire, HardReset
 
 BACKENDS = [b for b in ("torch", "cpp") if b in available_backends()]
@@ -99,7 +100,8 @@ def lif_step(reset="hard", detach=False, refractory=0, orders=None, gain=False, 
         theta_tensor = theta if isinstance(theta, Tensor) else torch.full_like(h, theta)
         fired = Fire.apply(h, theta_tensor, live, surrogate)
         r = fired.detach() if detach else fired
-        v = HardReset.apply(h, r, p["v_reset"]) if reset == "hard" else h
+        v_reset = as_tensor(p["v_reset"], h.dtype, h.device)
+        v = HardReset.apply(h, r, v_reset) if reset == "hard" else h
         if reset == "soft":
             v = h - theta * r
         after["v"] = v
