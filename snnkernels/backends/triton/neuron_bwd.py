@@ -13,6 +13,7 @@ import triton.language as tl
 from snnkernels.backends.triton.equations import (
     Arriving,
     StateGradients,
+    Step,
     StepInputs,
     adjoint_step,
     narrow,
@@ -62,16 +63,20 @@ class Wanted(NamedTuple):
 class Replayed(NamedTuple):
     """The steps of a piece, once more: a row for each, the oldest first.
 
+    What a `Step` has is in tuples of their own: a tuple in a tuple loses its names in Triton 3.6.
+
     Attributes:
         v: before the first of them.
-        steps: `Step` of each.
+        h, fired, live: of each `Step`.
         traces: before each.
         inputs: x, and Q before the first step.
         currents: what the synapse made of it, and P before the first step.
     """
 
     v: object
-    steps: tuple
+    h: tuple
+    fired: tuple
+    live: tuple
     traces: tuple
     inputs: tuple
     currents: tuple
@@ -122,7 +127,7 @@ def replay(
 ):
     """Run the steps of a piece from the states before it."""
     v = state.v
-    steps, traces = (), ()
+    h, fired, live, traces = (), (), (), ()
     inputs, currents = past.inputs[::-1], past.outputs[::-1]
     for k in tl.static_range(U):
         traces = traces + (state.trace,)
@@ -130,8 +135,14 @@ def replay(
         i, past = filter_step(x_t, past, taps, ORDER)
         inputs, currents = inputs + (x_t,), currents + (i,)
         step, state = neuron_step(neuron, state, i, POLICY)
-        steps = steps + (step,)
-    return Replayed(v, steps, traces, inputs, currents)
+        h, fired, live = h + (step.h,), fired + (step.fired,), live + (step.live,)
+    return Replayed(v, h, fired, live, traces, inputs, currents)
+
+
+@triton.jit
+def step_of(replayed, k: tl.constexpr):
+    """The `Step` number k."""
+    return Step(replayed.h[k], replayed.fired[k], replayed.live[k])
 
 
 @triton.jit
@@ -180,10 +191,10 @@ def adjoint_piece(
                 trace_carried = t + k + 1 < steps
             v_before = replayed.v
             if k > 0:
-                v_before = reset(neuron, replayed.steps[k - 1], POLICY)
+                v_before = reset(neuron, step_of(replayed, k - 1), POLICY)
             gradients, after = adjoint_step(
                 neuron,
-                replayed.steps[k],
+                step_of(replayed, k),
                 StepInputs(v_before, replayed.traces[k], replayed.currents[ORDER.P + k]),
                 Arriving(ds_t, dh_t, dpenalty, carried, trace_carried),
                 after,
