@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.tools.native import ROOT
+from tests.tools.ptx.campaign import table
 from tests.tools.ptx.listing import Unknown
 from tests.tools.ptx.machine import READ, WRITE, Argument, Loaded, Machine
 from tests.tools.ptx.pointers import uses
@@ -68,7 +69,7 @@ def compiler(request):
 def test_a_sample_equals_the_reference(compiler, results):
     status, out, err = results[compiler, "sample"]
     assert status == 0, out[-4000:] + err[-4000:]
-    assert " 0 wrong" in out
+    assert "wrong: 0" in out
 
 
 def test_no_call_does_what_it_must_not(compiler, results):
@@ -77,6 +78,11 @@ def test_no_call_does_what_it_must_not(compiler, results):
     assert len(lines) > 10, err[-4000:]
     wrong = {name: what for name, what in lines.items() if what}
     assert not wrong, json.dumps(wrong, indent=1)
+
+
+def test_the_docs_have_the_counts_of_the_record():
+    record = json.loads((ROOT / "docs" / "gpu-proof.json").read_text())
+    assert table(record) in (ROOT / "docs" / "gpu-proof.md").read_text()
 
 
 # --- the simulator itself: each fault in a few lines of PTX is found, and nothing else ------------

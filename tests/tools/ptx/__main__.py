@@ -37,7 +37,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--mutate", type=int, default=0, help="faults to try afterwards")
     parser.add_argument("--triton", type=Path, help="folder with another release of Triton")
     parser.add_argument("--out", type=Path, default=DEFAULT, help="results of all parts")
-    parser.add_argument("--fixed", action="store_true", help="calls that no sample may miss")
+    parser.add_argument(
+        "--fixed", nargs="?", const="", help="calls that no sample may miss, or those so named"
+    )
     parser.add_argument("--json", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -55,8 +57,8 @@ def one_part(arguments: argparse.Namespace) -> int:
         repeats,
         arguments.ulps,
     )
-    if arguments.fixed:
-        return fixed_calls(sample)
+    if arguments.fixed is not None:
+        return fixed_calls(sample, arguments.fixed)
     progress = Progress(arguments.json) if arguments.json else None
     first = progress.next if progress else arguments.first
     history = []
@@ -78,10 +80,10 @@ def one_part(arguments: argparse.Namespace) -> int:
     return int(sample.counts.differing > 0)
 
 
-def fixed_calls(sample: Sample) -> int:
-    """Run all of `fixed.NAMES`, a line of JSON for each; 1 where something was wrong."""
+def fixed_calls(sample: Sample, only: str) -> int:
+    """Run the calls of ``fixed.py``, a line of JSON for each; 1 where something was wrong."""
     wrong = False
-    for name, lines in check(sample):
+    for name, lines in check(sample, only):
         print(json.dumps([name, lines]), flush=True)
         wrong |= bool(lines)
     return int(wrong)

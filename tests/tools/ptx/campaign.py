@@ -82,28 +82,26 @@ def campaign(out: Path, seconds: float, seed: int) -> int:
         command += ["--json", str(out / f"{part}.json")]
         with open(out / f"{part}.log", "a") as log:
             subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-    counts = {str(part): Progress(out / f"{part}.json").counts for part in PARTS}
-    record = {name: each.as_json() for name, each in counts.items()}
+    record = {str(part): Progress(out / f"{part}.json").counts.summary() for part in PARTS}
     write_whole(out / RECORD, f"{json.dumps(record, indent=1)}\n".encode())
-    print(table(counts))
-    return int(any(each.differing or not each.calls for each in counts.values()))
+    print(table(record))
+    return int(any(part["wrong"] or not part["calls"] for part in record.values()))
 
 
-def table(counts: dict[str, Counts]) -> str:
-    """The counts of all parts as a table in Markdown."""
+def table(record: dict[str, dict]) -> str:
+    """The summaries of parts by name, as a table in Markdown."""
     lines = [
         "| kernels | calls (repeats) | wrong | compiled kernels | their instructions that ran "
         "| launches | accesses to global, shared memory |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, each in counts.items():
-        families = ", ".join(f"{family} {n}" for family, n in sorted(each.calls.items()))
-        ran, every = (sum(kernel[k] for kernel in each.kernels.values()) for k in (0, 1))
-        simulated = each.simulated
-        touched = simulated["global loads"] + simulated["global stores"]
+    for name, part in record.items():
+        families = ", ".join(f"{family} {n:,}" for family, n in part["families"].items())
         lines.append(
-            f"| {name.replace('-', ' ')} | {each.calls.total():,} (+{each.repeats.total():,}): "
-            f"{families} | {each.differing} | {len(each.kernels)} | {ran:,} of {every:,} "
-            f"| {each.launches:,} | {touched:,}, {simulated['shared accesses']:,} |"
+            f"| {name.replace('-', ' ')} | {part['calls']:,} (+{part['repeats']:,}): {families} "
+            f"| {part['wrong']} | {part['kernels']:,} "
+            f"| {part['instructions that ran']:,} of {part['instructions']:,} "
+            f"| {part['launches']:,} | {part['accesses to global memory']:,}, "
+            f"{part['accesses to shared memory']:,} |"
         )
     return "\n".join(lines)

@@ -59,15 +59,26 @@ class Counts:
         sums = {k: v + getattr(other, k) for k, v in vars(self).items() if k != "kernels"}
         return Counts(kernels=kernels, **sums)
 
+    def summary(self) -> dict:
+        """Numbers of a row of the table, by the names of its columns."""
+        ran, instructions = (sum(kernel[k] for kernel in self.kernels.values()) for k in (0, 1))
+        of_global = self.simulated["global loads"] + self.simulated["global stores"]
+        return {
+            "calls": self.calls.total(),
+            "repeats": self.repeats.total(),
+            "families": dict(sorted(self.calls.items())),
+            "wrong": self.differing,
+            "kernels": len(self.kernels),
+            "instructions that ran": ran,
+            "instructions": instructions,
+            "launches": self.launches,
+            "accesses to global memory": of_global,
+            "accesses to shared memory": self.simulated["shared accesses"],
+        }
+
     def __str__(self) -> str:
-        calls = ", ".join(f"{n} {name}" for name, n in self.calls.items())
-        ran, instructions = map(sum, zip(*self.kernels.values(), strict=True))
-        return (
-            f"{self.calls.total()} calls ({calls}) and {self.repeats.total()} repeats, "
-            f"{self.differing} wrong; {len(self.kernels)} compiled kernels, {ran} of "
-            f"{instructions} instructions ran, in {self.launches} launches; "
-            f"{dict(self.simulated)}; {self.seconds:.0f} s"
-        )
+        summary = self.summary()
+        return ", ".join(f"{name}: {value}" for name, value in summary.items())
 
 
 @dataclass
