@@ -60,13 +60,14 @@ class Family(ABC):
         return case | {"shape": (steps, *rest)}
 
 
-def differences(got: dict, want: dict, *, exact: bool, values: str) -> list[str]:
+def differences(got: dict, want: dict, *, exact: bool, values: str, units: int = 16) -> list[str]:
     """How the outputs and gradients of a call differ from those of the reference.
 
     Args:
         got: tensors by name; gradients begin with "d".
         want: the reference's. A gradient that is absent is zero.
         exact: gradients of x and states must have the reference's bits, and not be near only.
+        units: in the last place, by which those that need not be exact may differ.
         values: kind of the inputs; where they are not all finite, gradients of parameters are not
             compared.
     """
@@ -88,9 +89,9 @@ def differences(got: dict, want: dict, *, exact: bool, values: str) -> list[str]
             elif values == "special":
                 _assert_few_ulp_where_finite(actual, expected)
             else:
-                assert_few_ulp(actual, expected)
+                assert_few_ulp(actual, expected, units=units)
         except AssertionError as error:
-            found.append(f"{name}{' '.join(str(error).split())}")
+            found.append(f"{name}: {' '.join(str(error).split()).removeprefix(': ')}")
     return found
 
 
