@@ -122,9 +122,13 @@ class Irregular:
     # --- memory ----------------------------------------------------------------------------------
 
     def _memory(self, modifiers) -> tuple[int, str, int]:
-        """State space, type and elements of a load or store."""
+        """State space, type and elements of a load or store.
+
+        Without a space the address is a generic one; as no generic address of shared memory or of
+        a parameter can be made (`do_cvta`), it lies in global memory.
+        """
         *modifiers, type_ = modifiers
-        space, elements = 0, 1
+        space, elements = _SPACES["global"], 1
         for modifier in modifiers:
             if modifier in _SPACES:
                 space = _SPACES[modifier]
@@ -132,7 +136,6 @@ class Irregular:
                 elements = int(modifier[1])
             else:
                 require(modifier in _CACHE, f"modifier {modifier}")
-        require(space, "state space")
         return space, type_, elements
 
     def do_ld(self, modifiers, operands):
