@@ -62,11 +62,13 @@ def one_part(arguments: argparse.Namespace) -> int:
     progress = Progress(arguments.json) if arguments.json else None
     first = progress.next if progress else arguments.first
     history = []
-    for number, done, wrong in sample.run(range(first, first + arguments.cases), arguments.seconds):
+    for number, right, wrong in sample.run(
+        range(first, first + arguments.cases), arguments.seconds
+    ):
         if wrong:
             print("\n    ".join(wrong), flush=True)
-        if done and arguments.mutate:
-            history.append(done)
+        if arguments.mutate:
+            history += right
         if progress:
             progress.write(number + 1, sample.counts)
     print(sample.counts)

@@ -146,12 +146,12 @@ class Sample:
         """Those that have been compiled so far."""
         return list(self._loaded.values())
 
-    def run(self, numbers: range, seconds: float) -> Iterator[tuple[int, Done | None, list[str]]]:
+    def run(self, numbers: range, seconds: float) -> Iterator[tuple[int, list[Done], list[str]]]:
         """Run cases until the time is over.
 
         Yields:
-            Number of the case, what ran where its first call was right, and lines that say what
-            was wrong with it or with a repeat.
+            Number of the case, its calls that were right, and lines that say what was wrong with
+            the last one.
         """
         begin = time.monotonic()
         for number in numbers:
@@ -160,33 +160,30 @@ class Sample:
             yield self._run(number)
             self.counts.seconds = time.monotonic() - begin
 
-    def _run(self, number: int) -> tuple[int, Done | None, list[str]]:
+    def _run(self, number: int) -> tuple[int, list[Done], list[str]]:
         rng = random.Random(f"{self.seed}-{number}")
         torch.manual_seed(rng.randrange(1 << 30))
         family = rng.choices(self.families, [f.weight for f in self.families])[0]
         launch = rng.getstate()
         self.cut(rng)
+        right: list[Done] = []
         case = family.draw(rng, self.backend)
-        values = rng.getstate(), torch.get_rng_state()
-        before = {id(k): k.hits.copy() for k in self.kernels}
-        wrong = self.check(family, case, rng)
-        self.counts.calls[family.name] += 1
-        done = None
-        if not wrong:
-            hits = [
-                (k, np.flatnonzero(k.hits > before.get(id(k), np.uint64(0)))) for k in self.kernels
-            ]
-            done = Done(family, case, values, launch, hits)
-        for _ in range(self.repeats if not wrong else 0):
-            case = family.again(case, rng)
+        for repeat in range(1 + self.repeats):
+            if repeat:
+                case = family.again(case, rng)
+            values = rng.getstate(), torch.get_rng_state()
+            before = {id(k): k.hits for k in self.kernels}
             wrong = self.check(family, case, rng)
-            self.counts.repeats[family.name] += 1
+            counter = self.counts.repeats if repeat else self.counts.calls
+            counter[family.name] += 1
             if wrong:
                 break
+            hits = [(k, np.flatnonzero(k.hits > before.get(id(k), 0))) for k in self.kernels]
+            right.append(Done(family, case, values, launch, hits))
         self.counts.differing += bool(wrong)
         self._count()
         about = f"case {number}, {self.backend} sm_{self.target}, {family.name} {case}"
-        return number, done, [about, *wrong] if wrong else []
+        return number, right, [about, *wrong] if wrong else []
 
     def _count(self) -> None:
         self.counts.kernels = {
