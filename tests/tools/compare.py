@@ -93,7 +93,7 @@ def assert_same(got: Tensor, want: Tensor, what: str = "", strides: bool = True)
         )
 
 
-def assert_few_ulp(got: Tensor, want: Tensor, what: str = "", units: int = 16) -> None:
+def assert_few_ulp(got: Tensor, want: Tensor, what: str = "") -> None:
     """For surrogates with an exponential: 16 units in the last place of the value or the largest.
 
     The gradient of a step is a sum over later ones, so an error is in proportion to the largest.
@@ -104,8 +104,8 @@ def assert_few_ulp(got: Tensor, want: Tensor, what: str = "", units: int = 16) -
     torch.testing.assert_close(
         got,
         want,
-        rtol=units * torch.finfo(got.dtype).eps,
-        atol=units * EPS * scale,
+        rtol=16 * torch.finfo(got.dtype).eps,
+        atol=16 * EPS * scale,
         equal_nan=True,
         msg=lambda text: f"{what}: {text}",
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)  # before anything imports triton
 
-from tests.tools.ptx.campaign import DEFAULT, Progress, campaign  # noqa: E402
+from tests.tools.ptx.campaign import DEFAULT, Progress, campaign, write_docs  # noqa: E402
 from tests.tools.ptx.fixed import check  # noqa: E402
 from tests.tools.ptx.mutants import shares, try_faults  # noqa: E402
 from tests.tools.ptx.sample import COMPILERS, Sample  # noqa: E402
@@ -40,6 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--fixed", nargs="?", const="", help="calls that no sample may miss, or those so named"
     )
+    parser.add_argument("--docs", type=Path, help="put this record of counts into the docs")
     parser.add_argument("--json", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -95,6 +96,9 @@ def main() -> int:
     arguments = parse()
     if arguments.triton:
         sys.path.insert(0, str(arguments.triton))
+    if arguments.docs:
+        write_docs(json.loads(arguments.docs.read_text()))
+        return 0
     if arguments.compiler:
         return one_part(arguments)
     return campaign(arguments.out, arguments.seconds, arguments.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from tests.tools.ptx.sample import COMPILERS, Counts
 DEFAULT = ROOT / "build" / "ptx" / "results"
 TARGETS = (90, 80, 100)
 WEIGHTS = {"nvcc": 1, "nvrtc": 1, "triton": 4}  # shares of the time: Triton compiles for seconds
-RECORD = "counts.json"
+RECORD, PAGE = "gpu-proof.json", "gpu-proof.md"
 
 
 class Part(NamedTuple):
@@ -86,6 +87,15 @@ def campaign(out: Path, seconds: float, seed: int) -> int:
     write_whole(out / RECORD, f"{json.dumps(record, indent=1)}\n".encode())
     print(table(record))
     return int(any(part["wrong"] or not part["calls"] for part in record.values()))
+
+
+def write_docs(record: dict[str, dict]) -> None:
+    """Put a record and its table into the documentation."""
+    docs = ROOT / "docs"
+    write_whole(docs / RECORD, f"{json.dumps(record, indent=1)}\n".encode())
+    page = docs / PAGE
+    text = re.sub(r"\| kernels \|.*?\n\n", f"{table(record)}\n\n", page.read_text(), flags=re.S)
+    write_whole(page, text.encode())
 
 
 def table(record: dict[str, dict]) -> str:
