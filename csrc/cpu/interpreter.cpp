@@ -7,7 +7,8 @@ namespace snn {
 namespace SNN_ISA {
 namespace {
 
-constexpr int WIDEST = 1024, NARROWEST = 64;  // neurons of a tile
+constexpr int WIDEST = 2048, NARROWEST = 64;  // neurons of a tile
+constexpr int ROW_BYTES = 4096;               // going back, longer ones would leave the cache
 constexpr int L1_FLOATS = 1 << 13;            // that rows in use take of the L1 cache
 constexpr int POOL_FLOATS = 1 << 17;          // 1,536 rows of NARROWEST, and the constants
 constexpr int PROGRAM_TILE = WIDEST + LANES;
@@ -42,9 +43,15 @@ struct ProgramInput {
     for (int j = 0; j < n; j += LANES) widen(from + j).store(converted + j);
     return converted;
   }
-  SNN_HD void fetch(int64_t t, int n) const {
-    const IO* from = rows.ahead(t);
-    for (int j = 0; j < n; j += 64 / sizeof(IO)) prefetch(from + j);
+  // Row t, and row `ahead` on its way to the cache: at once, or by the compiled loop.
+  SNN_HD Slot slot(int64_t t, int64_t ahead, int n, float* converted, bool compiled) {
+    const IO* next = rows.ahead(ahead);
+    const float* fetched = nullptr;
+    if constexpr (sizeof(IO) == sizeof(float)) fetched = next;
+    if (!compiled || !fetched) {
+      for (int j = 0; j < n; j += 64 / sizeof(IO)) prefetch(next + j);
+    }
+    return {const_cast<float*>(row(t, n, converted)), LANES, false, fetched};
   }
 };
 
@@ -55,8 +62,8 @@ struct ProgramOutput {
 
   SNN_HD Slot start_row(int64_t t, float* converted) {
     to = rows.row(t);
-    if constexpr (sizeof(IO) == sizeof(float)) return {to, LANES, rows.stream};
-    return {converted, LANES, false};
+    if constexpr (sizeof(IO) == sizeof(float)) return {to, LANES, rows.stream, nullptr};
+    return {converted, LANES, false, nullptr};
   }
   SNN_HD void finish_row(int64_t t, int n, const float* converted, bool large) {
     if constexpr (sizeof(IO) != sizeof(float)) {
@@ -127,22 +134,22 @@ struct ProgramTile {
       } else {
         spread(q.constants[k], walk, m0, row ? n : LANES, to);
       }
-      slots[k] = {to, row ? LANES : 0, false};
+      slots[k] = {to, row ? LANES : 0, false, to};
     }
     for (int k = 0; k < code.inputs; ++k) {
       x[k].rows.start(q.x[k], walk, o, i0, n);
       x_row[k] = sizeof(IO) == sizeof(float) ? nullptr : take(width);
     }
-    for (int k = 0; k < temporaries; ++k) slots[at.temporary + k] = {take(width), LANES, false};
+    for (int k = 0; k < temporaries; ++k)
+      slots[at.temporary + k] = {take(width), LANES, false, nullptr};
   }
   SNN_HD void bind_inputs(int64_t t, int64_t ahead) {
     for (int k = 0; k < code.inputs; ++k) {
-      slots[at.x + k] = {const_cast<float*>(x[k].row(t, n, x_row[k])), LANES, false};
-      x[k].fetch(ahead, n);
+      slots[at.x + k] = x[k].slot(t, ahead, n, x_row[k], loops.forward);
     }
   }
   SNN_HD void bind(int first, float* const* rows, int count) {
-    for (int k = 0; k < count; ++k) slots[first + k] = {rows[k], LANES, false};
+    for (int k = 0; k < count; ++k) slots[first + k] = {rows[k], LANES, false, nullptr};
   }
   SNN_HD void load_states(float* const* to, const float* checkpoint) {
     for (int k = 0; k < code.states; ++k) {
@@ -309,12 +316,12 @@ struct BackwardProgram : ProgramTile<IO> {
         continue;
       }
       slots[at.dout + k] = dout[k].with([&](auto& from) SNN_IN_PLACE {
-        from.fetch(ahead, n);
-        return Slot{const_cast<float*>(from.row(t, n, dout[k].converted)), LANES, false};
+        return from.slot(t, ahead, n, dout[k].converted, this->loops.forward);
       });
     }
     for (int k = 0; k < code.inputs; ++k)
-      slots[at.dx + k] = a.dx[k].p ? dx[k].start_row(t, dx_row[k]) : Slot{dx_row[k], LANES, false};
+      slots[at.dx + k] =
+          a.dx[k].p ? dx[k].start_row(t, dx_row[k]) : Slot{dx_row[k], LANES, false, nullptr};
     run_part(code.adjoint, this->loops.adjoint, slots, n);
     for (int k = 0; k < code.inputs; ++k) {
       if (a.dx[k].p) dx[k].finish_row(t, n, dx_row[k], large);
@@ -323,9 +330,10 @@ struct BackwardProgram : ProgramTile<IO> {
   }
 };
 
-// Neurons of a tile: as many as let the rows of one step stay in the L1 cache, and all rows in the
-// pool. `tape`: rows that are used now and then.
-SNN_HD int program_width(const ProgramCall& q, int hot, int tape) {
+// Neurons of a tile, `widest` at most: as many as let the rows of one step stay in the L1 cache,
+// where they are passed over again and again, and all rows in the pool. tape: rows that are used
+// now and then.
+SNN_HD int program_width(const ProgramCall& q, int hot, int tape, int widest) {
   int constants = LANES;
   for (int k = 0; k < q.code->constants; ++k) {
     if (q.constants[k].count > 1) {
@@ -334,8 +342,9 @@ SNN_HD int program_width(const ProgramCall& q, int hot, int tape) {
       constants += LANES;
     }
   }
-  const int fits = smaller(L1_FLOATS / hot, (POOL_FLOATS - constants - 16) / (hot + tape));
-  const int width = smaller(fits, WIDEST) / NARROWEST * NARROWEST;
+  const int fits = (POOL_FLOATS - constants - 16) / (hot + tape);
+  const int cached = q.code->compiled >= 0 ? widest : L1_FLOATS / hot;
+  const int width = smaller(smaller(fits, cached), widest) / NARROWEST * NARROWEST;
   return width > NARROWEST ? width : NARROWEST;
 }
 
@@ -347,7 +356,7 @@ void program_forward(const ProgramForward& a) {
   const int hot = 2 * c.states + c.forward.temporaries + c.inputs + c.outputs;
   with_dtype<bf16, f16>(q.walk.dtype, [&](auto io) {
     using IO = typename decltype(io)::type;
-    for_tiles(q.walk, program_width(q, hot, 0),
+    for_tiles(q.walk, program_width(q, hot, 0, WIDEST),
               [&](int64_t o, int64_t i0, int n) { ForwardProgram<IO>(q, o, i0, n).run(a); });
   });
 }
@@ -359,7 +368,8 @@ void program_backward(const ProgramBackward& a) {
   const int tape = static_cast<int>(q.K) * c.states + 2 * c.sums;
   with_dtype<bf16, f16>(q.walk.dtype, [&](auto io) {
     using IO = typename decltype(io)::type;
-    for_tiles(q.walk, program_width(q, hot, tape),
+    constexpr int widest = ROW_BYTES / sizeof(IO);
+    for_tiles(q.walk, program_width(q, hot, tape, widest),
               [&](int64_t o, int64_t i0, int n) { BackwardProgram<IO>(q, o, i0, n).run(a); });
   });
 }

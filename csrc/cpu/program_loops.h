@@ -11,8 +11,9 @@ namespace SNN_ISA {
 // A row of floats, or one vector for all neurons of a tile.
 struct Slot {
   float* p;
-  int64_t step;  // LANES, or 0 where one vector stands for the row
-  bool stream;   // written past the caches
+  int64_t step;        // LANES, or 0 where one vector stands for the row
+  bool stream;         // written past the caches
+  const float* ahead;  // of an input of floats: a row that is read soon
 };
 
 SNN_HD Vec number(Vec a) { return a; }

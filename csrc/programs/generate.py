@@ -66,12 +66,18 @@ class Program:
         out += [f"  const Constant {c}_c(s[{self.slots[c]}]);" for c in spread]
         for r in dict.fromkeys([*rows, *(slot for slot, _ in targets)]):
             out.append(f"  float* const {r}_p = s[{self.slots[r]}].p;")
+        for r in rows:
+            if r[0] in "xg":
+                out.append(f"  const float* const {r}_a = s[{self.slots[r]}].ahead;")
         for slot, _ in targets:
             if slot.startswith(("out", "dx")):
                 out.append(f"  const bool {slot}_s = s[{self.slots[slot]}].stream;")
         out.append("  for (int j = 0; j < n; j += LANES) {")
         out += [f"    const Vec {c} = {c}_c.at<UNIFORM>(j);" for c in spread]
-        out += [f"    const Vec {r} = Vec::load({r}_p + j);" for r in rows]
+        for r in rows:
+            if r[0] in "xg":
+                out.append(f"    prefetch({r}_a + j);")
+            out.append(f"    const Vec {r} = Vec::load({r}_p + j);")
         for target, operation, arguments in instructions:
             if target in needed:
                 taken = [f"number({a})" for a in arguments]

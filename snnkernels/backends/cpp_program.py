@@ -189,6 +189,8 @@ def _lowered(text: str, wanted: tuple[bool, ...]) -> _Lowered:
         _part(program.forward, slots, nexts, [], slot),
         _part(everything, slots, [*befores, *totals], dxs, slot),
     ]
+    if compiled >= 0:
+        parts = [(instructions, 0) for instructions, _ in parts]  # its values are in registers
     used = {slot for instructions, _ in parts for i in instructions for slot in i[3:]}
     _check_size(program, slot + max(count for _, count in parts))
     code = _core.Program([len(constants), x, states, outputs, len(sums)], parts, compiled)
