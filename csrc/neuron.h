@@ -14,13 +14,6 @@
 
 namespace snn {
 
-// The policy of a neuron. An enum with one value marks a place where other libraries' neurons
-// differ in the order of operations.
-enum class Charge : int { decay };           // h = decay * v + x
-enum class Compare : int { greater_equal };  // fires where h >= v_threshold
-enum class Spikes : int { single };          // 0 or 1 a step
-enum class When : int { now };               // resets in the step of the spike
-// v_reset where s; h - v_threshold * s; h; h, and a trace of the spikes lowers the next potentials
 enum class Reset : int { hard, soft, none, trace };
 enum class Surrogate : int { triangle, rectangle, gaussian, atan, sigmoid, fast_sigmoid };
 
@@ -78,6 +71,30 @@ SNN_HD F surrogate_grad(Surrogate kind, F u, F p, F q) {
   }
 }
 
+template <Surrogate S>
+struct SurrogateConstant {
+  static constexpr Surrogate value = S;
+};
+
+// f(SurrogateConstant<kind>()): from a surrogate known at run time to one known to the compiler.
+template <class Function>
+SNN_HD void with_surrogate(Surrogate kind, Function f) {
+  switch (kind) {
+    case Surrogate::triangle:
+      return f(SurrogateConstant<Surrogate::triangle>());
+    case Surrogate::rectangle:
+      return f(SurrogateConstant<Surrogate::rectangle>());
+    case Surrogate::gaussian:
+      return f(SurrogateConstant<Surrogate::gaussian>());
+    case Surrogate::atan:
+      return f(SurrogateConstant<Surrogate::atan>());
+    case Surrogate::sigmoid:
+      return f(SurrogateConstant<Surrogate::sigmoid>());
+    default:
+      return f(SurrogateConstant<Surrogate::fast_sigmoid>());
+  }
+}
+
 // One step of the filter of order P, Q (Fang et al., eq. 5d): the inputs and then the outputs, each
 // from the oldest to the newest, so that only one product and one sum wait for f[t-1]. beta(q),
 // x(q), alpha(p), f(p) are the values at lag q = 0..Q and p = 1..P. Its adjoint is the same step
@@ -90,6 +107,32 @@ SNN_HD auto filter(int P, int Q, Beta beta, X x, Alpha alpha, Y f) -> decltype(b
   return sum;
 }
 
+// --- the neuron ----------------------------------------------------------------------------------
+
+// What a call sets of a neuron, or of a vector of neurons. A loop that is compiled without a part
+// gives the flag as a constant, and what belongs to the part need not be set.
+template <class F>
+struct Neuron {
+  F decay, theta, v_reset;
+  bool has_gain, refractory;
+  F gain, period, trace_decay;
+  F tolerance, shift;  // of the penalty
+};
+
+// What a neuron keeps from one step to the next, as values or as places in memory: Cell converts to
+// F and takes one. wait: the steps it still may not fire in.
+template <class Cell>
+struct NeuronState {
+  Cell v, wait, trace;
+};
+
+// What one step made. live: it might have fired.
+template <class F, class M>
+struct Step {
+  F h;
+  M fired, live;
+};
+
 template <class F>
 SNN_HD F charge(F decay, F v, F x) {
   return decay * v + x;
@@ -101,16 +144,22 @@ SNN_HD F inhibit(F h, F theta, F r) {
   return h - theta * r;
 }
 
-template <class F>
-SNN_HD auto fire(F h, F theta) -> decltype(h >= theta) {
-  return h >= theta;
+template <class F, class Cell>
+SNN_HD auto fire(const Neuron<F>& q, F h, const Cell& wait) -> Step<F, decltype(h >= h)> {
+  const F zero(0.0f);
+  Step<F, decltype(h >= h)> step = {h, h >= q.theta, zero <= zero};
+  if (q.refractory) {
+    step.live = F(wait) <= zero;
+    step.fired = step.fired & step.live;
+  }
+  return step;
 }
 
 template <Reset R, class F, class M>
-SNN_HD F reset(F h, M s, F theta, F v_reset) {
-  if (R == Reset::hard) return select(s, v_reset, h);
-  if (R == Reset::soft) return h - theta * select(s, F(1.0f), F(0.0f));
-  return h;
+SNN_HD F reset(const Neuron<F>& q, const Step<F, M>& step) {
+  if (R == Reset::hard) return select(step.fired, q.v_reset, step.h);
+  if (R == Reset::soft) return step.h - q.theta * select(step.fired, F(1.0f), F(0.0f));
+  return step.h;
 }
 
 // The trace of the next step (Fang et al., eq. 5c).
@@ -126,6 +175,22 @@ SNN_HD F wait_after(F wait, M s, F period) {
   return select(s, period, select(left < zero, zero, left));
 }
 
+// One step: from the current i[t] and the state before it to the state after it.
+template <Reset R, class F, class Cell>
+SNN_HD auto neuron_step(const Neuron<F>& q, NeuronState<Cell>& state, F i)
+    -> decltype(fire(q, i, state.wait)) {
+  constexpr bool TRACE = R == Reset::trace;
+  if (q.has_gain) i = q.gain * i;
+  F h = charge(q.decay, F(state.v), i);
+  const F trace = TRACE ? F(state.trace) : F(0.0f);
+  if (TRACE) h = inhibit(h, q.theta, trace);
+  const auto step = fire(q, h, state.wait);
+  if (q.refractory) state.wait = wait_after(F(state.wait), step.fired, q.period);
+  if (TRACE) state.trace = trace_after(trace, step.fired, q.trace_decay);
+  state.v = reset<R>(q, step);
+  return step;
+}
+
 // What a potential far from the threshold costs (Stöckl, fig. 5.8): the square of what |h - middle|
 // has over the tolerance, the middle lying `shift` above the threshold.
 template <class F>
@@ -134,65 +199,81 @@ SNN_HD F beyond(F offset, F tolerance) {
   return select(excess <= zero, zero, excess);
 }
 template <class F>
-SNN_HD F penalty(F h, F theta, F tolerance, F shift) {
-  const F excess = beyond(h - (theta + shift), tolerance);
+SNN_HD F penalty(const Neuron<F>& q, F h) {
+  const F excess = beyond(h - (q.theta + q.shift), q.tolerance);
   return excess * excess;
 }
 // Its derivative by h; that by theta is the same with the other sign.
 template <class F>
-SNN_HD F penalty_grad(F h, F theta, F tolerance, F shift) {
-  const F offset = h - (theta + shift);
-  return select(offset < F(0.0f), F(-2.0f), F(2.0f)) * beyond(offset, tolerance);
+SNN_HD F penalty_grad(const Neuron<F>& q, F h) {
+  const F offset = h - (q.theta + q.shift);
+  return select(offset < F(0.0f), F(-2.0f), F(2.0f)) * beyond(offset, q.tolerance);
 }
 
-// One step of the adjoint: from gradients on s[t], h[t] and v[t] to those on x[t] and v[t-1].
+// --- its adjoint ---------------------------------------------------------------------------------
+
+// What arrives at step t from outside of it. A gradient that is not there leaves its terms out.
 template <class F>
-struct StepBack {
-  F dx;      // = dh[t]
-  F dv;      // on v[t-1]
-  F dtheta;  // this step's term
-  F ddecay;  // this step's term, given v[t-1]
+struct Arriving {
+  F ds, dh, dpenalty;
+  bool recorded;       // dh is there
+  bool penalised;      // dpenalty is there
+  bool carried;        // something arrives on v[t]: not in the last step of a call whose state got
+                       // no gradient
+  bool trace_carried;  // the same of r[t+1]
+  bool detach;         // the reset does not reach back through s
 };
 
-// carried: false where nothing arrives on v[t] (the last step of a call whose state got no
-// gradient). Its terms are then -0.0, which added to any number changes no bit of it.
-// detach: the reset does not reach back through s. recorded: dh holds a gradient on h.
-template <Reset R, class F, class M>
-SNN_HD StepBack<F> step_back(F ds, F dh, bool recorded, F dv, bool carried, bool detach, F h, M s,
-                             M live, F f, F v_before, F decay, F theta, F v_reset) {
-  const F none(-0.0f), zero(0.0f);
-  if (!detach && (R == Reset::hard || R == Reset::soft) && carried)
-    ds = R == Reset::hard ? ds + dv * (v_reset - h) : ds - dv * theta;
+// Gradients on the state after a step, or before it: as NeuronState.
+template <class Cell>
+struct StateGradients {
+  Cell v, trace;
+};
+
+// The coefficients whose gradients are sums over the steps of a neuron.
+enum Parameter : int { DECAY, THETA, GAIN, TRACE_DECAY, PARAMETERS };
+
+// One step of the adjoint: from the gradients on s[t], h[t] and the state after it to those on
+// i[t], which is returned, and the state before it. f: the surrogate's slope. A term that is not
+// there is -0.0, which added to any number changes no bit of it.
+//
+// `terms` is for the gradients on coefficients: wants(Parameter) and add(Parameter, F), and what
+// only they look at: v_before(), which is v[t-1], current(), which is i[t], and trace(), r[t].
+template <Reset R, class F, class M, class Cell, class Terms>
+SNN_HD F adjoint_step(const Neuron<F>& q, const Step<F, M>& step, F f, const Arriving<F>& from,
+                      StateGradients<Cell>& state, Terms& terms) {
+  constexpr bool TRACE = R == Reset::trace, RESETS = R == Reset::hard || R == Reset::soft;
+  const F none(-0.0f), zero(0.0f), dv = F(state.v), after = TRACE ? F(state.trace) : zero;
+  F ds = from.ds;
+  if (TRACE && from.trace_carried && !from.detach) ds = ds + after;
+  if (RESETS && from.carried && !from.detach)
+    ds = R == Reset::hard ? ds + dv * (q.v_reset - step.h) : ds - dv * q.theta;
   F through = none;
-  if (carried) through = R == Reset::hard ? select(s, zero, dv) : dv;
-  if (recorded) through = dh + through;
-  const F fired = select(live, ds * f, zero);
-  StepBack<F> out;
-  out.dx = through + fired;
-  out.dtheta = zero - fired;
-  if (R == Reset::soft && carried) out.dtheta = out.dtheta - select(s, dv, zero);
-  out.ddecay = out.dx * v_before;
-  out.dv = out.dx * decay;
-  return out;
-}
+  if (from.carried) through = R == Reset::hard ? select(step.fired, zero, dv) : dv;
+  F dh = from.dh, pulled = none;
+  if (from.penalised) {
+    pulled = from.dpenalty * penalty_grad(q, step.h);
+    dh = from.recorded ? dh + pulled : pulled;
+  }
+  if (from.recorded || from.penalised) through = dh + through;
+  const F fired = select(step.live, ds * f, zero);
+  dh = through + fired;
+  if (TRACE) state.trace = (from.trace_carried ? after * q.trace_decay : none) - dh * q.theta;
+  state.v = dh * q.decay;
 
-// The adjoint of the trace: from gradients on h[t] and r[t+1] to that on r[t].
-template <class F>
-struct TraceBack {
-  F dr;
-  F dtheta;        // this step's term, beside that of step_back
-  F dtrace_decay;  // this step's term
-};
-
-// after: on r[t+1]; carried as in step_back, for r.
-template <class F>
-SNN_HD TraceBack<F> trace_back(F dh, F r, F after, bool carried, F theta, F trace_decay) {
-  const F none(-0.0f);
-  TraceBack<F> out;
-  out.dr = (carried ? after * trace_decay : none) - dh * theta;
-  out.dtheta = none - dh * r;
-  out.dtrace_decay = carried ? after * r : none;
-  return out;
+  if (terms.wants(DECAY)) terms.add(DECAY, dh * terms.v_before());
+  if (terms.wants(THETA)) {
+    F dtheta = zero - fired;
+    if (R == Reset::soft && from.carried) dtheta = dtheta - select(step.fired, dv, zero);
+    if (from.penalised) dtheta = dtheta - pulled;
+    if (TRACE) dtheta = dtheta + (none - dh * terms.trace());
+    terms.add(THETA, dtheta);
+  }
+  if (TRACE && terms.wants(TRACE_DECAY))
+    terms.add(TRACE_DECAY, from.trace_carried ? after * terms.trace() : none);
+  if (!q.has_gain) return dh;
+  if (terms.wants(GAIN)) terms.add(GAIN, dh * terms.current());
+  return dh * q.gain;
 }
 
 }  // namespace snn

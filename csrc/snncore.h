@@ -57,16 +57,12 @@ struct Walk {
 
 // What a call of the neuron computes; shared by forward and backward.
 struct Problem : Walk {
-  Charge charge;
-  Compare compare;
-  Spikes spikes;
-  When when;
   Reset reset;
   bool detach_reset;
   Surrogate surrogate;
   int64_t K;  // 0: keep no checkpoints
   float surrogate_p, surrogate_q, v_reset;
-  float refractory;  // steps; 0: none
+  int64_t refractory;  // steps; 0: none
   Coefficient decay, v_threshold;
   Coefficient gain{nullptr, 1, 1.0f};  // on the input current
   Coefficient trace_decay;             // where reset is trace

@@ -40,13 +40,12 @@ snn::Coefficient coefficient(const Coefficient& a) {
 }
 
 using Shape = std::array<int64_t, 6>;    // T, O, I, C, channel_inner, dtype
-using Options = std::array<int64_t, 9>;  // as OPTIONS below
+using Options = std::array<int64_t, 5>;  // as OPTIONS below
 using Numbers = std::array<double, 3>;   // v_reset and the surrogate's two constants
 using State = std::array<Address, 2>;    // v, wait
 
-const char* const OPTIONS[] = {"charge",    "compare",    "spikes",
-                               "when",      "reset",      "detach_reset",
-                               "surrogate", "refractory", "checkpoint_every"};
+const char* const OPTIONS[] = {"reset", "detach_reset", "surrogate", "refractory",
+                               "checkpoint_every"};
 
 snn::Walk walk(const Shape& shape, int threads) {
   return {shape[0], shape[1], shape[2], shape[3], shape[4], static_cast<snn::Dtype>(shape[5]),
@@ -74,15 +73,11 @@ snn::Problem problem(const Shape& shape, const Options& options, const Numbers& 
                      const State& state, int threads, const General& general) {
   snn::Problem q{};
   static_cast<snn::Walk&>(q) = walk(shape, threads);
-  q.charge = static_cast<snn::Charge>(options[0]);
-  q.compare = static_cast<snn::Compare>(options[1]);
-  q.spikes = static_cast<snn::Spikes>(options[2]);
-  q.when = static_cast<snn::When>(options[3]);
-  q.reset = static_cast<snn::Reset>(options[4]);
-  q.detach_reset = options[5] != 0;
-  q.surrogate = static_cast<snn::Surrogate>(options[6]);
-  q.refractory = static_cast<float>(options[7]);
-  q.K = options[8];
+  q.reset = static_cast<snn::Reset>(options[0]);
+  q.detach_reset = options[1] != 0;
+  q.surrogate = static_cast<snn::Surrogate>(options[2]);
+  q.refractory = options[3];
+  q.K = options[4];
   q.v_reset = static_cast<float>(numbers[0]);
   q.surrogate_p = static_cast<float>(numbers[1]);
   q.surrogate_q = static_cast<float>(numbers[2]);

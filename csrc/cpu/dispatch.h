@@ -30,25 +30,6 @@ void with_reset(Reset reset, Function f) {
   }
 }
 
-// f(std::integral_constant<Surrogate, ...>)
-template <class Function>
-void with_surrogate(Surrogate kind, Function f) {
-  switch (kind) {
-    case Surrogate::triangle:
-      return f(std::integral_constant<Surrogate, Surrogate::triangle>());
-    case Surrogate::rectangle:
-      return f(std::integral_constant<Surrogate, Surrogate::rectangle>());
-    case Surrogate::gaussian:
-      return f(std::integral_constant<Surrogate, Surrogate::gaussian>());
-    case Surrogate::atan:
-      return f(std::integral_constant<Surrogate, Surrogate::atan>());
-    case Surrogate::sigmoid:
-      return f(std::integral_constant<Surrogate, Surrogate::sigmoid>());
-    default:
-      return f(std::integral_constant<Surrogate, Surrogate::fast_sigmoid>());
-  }
-}
-
 // f(Type<float>()), f(Type<Bf16>()) or f(Type<F16>())
 template <class Bf16, class F16, class Function>
 void with_dtype(Dtype dtype, Function f) {

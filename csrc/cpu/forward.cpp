@@ -15,15 +15,14 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
   const bool refractory = GENERAL && q.refractory > 0, record = GENERAL && a.h.p;
   const bool synapse = has_synapse<W>(q), regularise = GENERAL && q.regularise;
   const bool large = past_caches<IO>(q);
-  const Vec zero(0.0f), v_reset(q.v_reset), period(q.refractory), decay_all(q.decay.shared()),
-      theta_all(q.v_threshold.shared()), tolerance(q.tolerance), shift(q.shift);
+  const Neuron<Vec> any = any_neuron<W>(q);
   alignas(64) float v[TILE], wait[GENERAL ? TILE : 1], trace[TRACE ? TILE : 1];
   Pool<W == Way::plain ? 1 : FORWARD_FLOATS> pool;
   FilterForward filter;
   InputRows<IO, TILE> x;
   OutputRows<IO, TILE> s;
   OutputRows<float, GENERAL ? TILE : 1> h;
-  Coefficients<GENERAL ? TILE : 1> per_channel;
+  Coefficients<W, TILE> per_channel;
   Sum<GENERAL ? FORWARD_TILE : 0> penalties;
   x.start(q.x, q, o, i0, n);
   s.start(a.s, q, o, i0, n, large);
@@ -31,7 +30,7 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
   if (refractory) load_row(wait, q.wait0, m0, n);
   if (TRACE) load_row(trace, q.trace0, m0, n);
   if (synapse) filter.start(q.synapse, q, m0, n, pool);
-  if (GENERAL) per_channel.start(q, m0, n);
+  per_channel.start(q, m0, n);
   if (record) h.start(a.h, q, o, i0, n, large);
   if (regularise) penalties.start(n);
 
@@ -51,30 +50,17 @@ void forward_tile(const NeuronForward& a, int64_t o, int64_t i0, int n) {
     const auto neurons = [&](auto current) SNN_IN_PLACE {
       for (int j = 0; j < n; j += LANES) {
         prefetch(x_next + j);
-        const Vec decay = GENERAL ? per_channel.decay.at(j) : decay_all;
-        const Vec theta = GENERAL ? per_channel.theta.at(j) : theta_all;
-        Vec i = current(j);
-        if (GENERAL) i = per_channel.gain.at(j) * i;
-        Vec h_t = charge(decay, Vec::load(v + j), i);
-        if (TRACE) h_t = inhibit(h_t, theta, Vec::load(trace + j));
-        Mask fired = fire(h_t, theta);
-        if (refractory) {
-          const Vec w = Vec::load(wait + j);
-          fired = fired & (w <= zero);
-          wait_after(w, fired, period).store(wait + j);
-        }
-        if (TRACE) {
-          trace_after(Vec::load(trace + j), fired, per_channel.trace_decay.at(j)).store(trace + j);
-        }
-        reset<R>(h_t, fired, theta, v_reset).store(v + j);
-        put_spikes(s_row + j, fired, s_past);
-        if (record) put(h_row + j, h_t, h_past);
-        if (regularise) penalties.add(j, penalty(h_t, theta, tolerance, shift));
+        const Neuron<Vec>& neuron = per_channel.at(j, any);
+        NeuronState<Slot> state = {{v + j, v + j}, {wait + j, wait + j}, {trace + j, trace + j}};
+        const auto step = neuron_step<R>(neuron, state, current(j));
+        put_spikes(s_row + j, step.fired, s_past);
+        if (record) put(h_row + j, step.h, h_past);
+        if (regularise) penalties.add(j, penalty(neuron, step.h));
       }
     };
     if (!synapse) {
       neurons([&](int j) SNN_IN_PLACE { return widen(x_row + j); });
-    } else if (!in_loop(filter.tile, [&](auto orders) {
+    } else if (!in_loop(filter.tile, [&](auto orders) SNN_IN_PLACE {
                  filter.next();
                  const typename decltype(orders)::type step(filter.tile, filter.f.now(),
                                                             filter.x.now());

@@ -16,6 +16,31 @@ constexpr int FORWARD_TILE = 2048, BACKWARD_TILE = 2048;
 // With a synapse the rows of its filter come on top.
 constexpr int SYNAPSE_TILE = 1024, FORWARD_FLOATS = 1 << 14, BACKWARD_FLOATS = 1 << 16;
 
+// The time loops that are compiled: of the neuron alone, with a synapse that has an InLoop, and
+// with whatever a call may ask for, which costs up to twice the instructions.
+enum class Way { plain, synapse, general };
+
+// What all neurons of a call share.
+template <Way W>
+SNN_HD Neuron<Vec> any_neuron(const Problem& q) {
+  constexpr bool GENERAL = W == Way::general;
+  Neuron<Vec> any;
+  any.decay = Vec(q.decay.shared()), any.theta = Vec(q.v_threshold.shared());
+  any.v_reset = Vec(q.v_reset), any.period = Vec(static_cast<float>(q.refractory));
+  any.tolerance = Vec(q.tolerance), any.shift = Vec(q.shift);
+  any.has_gain = GENERAL, any.refractory = GENERAL && q.refractory > 0;
+  return any;
+}
+
+// One vector of a row, read at one place and written at another.
+struct Slot {
+  const float* from;
+  float* to;
+
+  SNN_HD explicit operator Vec() const { return Vec::load(from); }
+  SNN_HD void operator=(Vec a) const { a.store(to); }
+};
+
 // A coefficient of a tile's neurons: a row, or one vector for all of them, which costs no cache.
 template <int TILE>
 struct TileCoefficient {
@@ -29,8 +54,15 @@ struct TileCoefficient {
   SNN_HD Vec at(int j) const { return Vec::load(row + (j & spread_out)); }
 };
 
-template <int TILE>
+// The neurons of a tile, by their vectors: in the general loop some coefficients differ.
+template <Way W, int TILE>
 struct Coefficients {
+  SNN_HD void start(const Problem&, int64_t, int) {}
+  SNN_HD const Neuron<Vec>& at(int, const Neuron<Vec>& any) const { return any; }
+};
+
+template <int TILE>
+struct Coefficients<Way::general, TILE> {
   TileCoefficient<TILE> decay, theta, gain, trace_decay;
 
   SNN_HD void start(const Problem& q, int64_t m0, int n) {
@@ -38,6 +70,10 @@ struct Coefficients {
     theta.start(q.v_threshold, q, m0, n);
     gain.start(q.gain, q, m0, n);
     trace_decay.start(q.trace_decay, q, m0, n);
+  }
+  SNN_HD Neuron<Vec> at(int j, const Neuron<Vec>& any) const {
+    return {decay.at(j), theta.at(j), any.v_reset,       any.has_gain,  any.refractory,
+            gain.at(j),  any.period,  trace_decay.at(j), any.tolerance, any.shift};
   }
 };
 
@@ -60,10 +96,6 @@ struct Sum {
     for (int j = 0; j < n; ++j) to[j] = static_cast<float>(total[j]);
   }
 };
-
-// The time loops that are compiled: of the neuron alone, with a synapse that has an InLoop, and
-// with whatever a call may ask for, which costs up to twice the instructions.
-enum class Way { plain, synapse, general };
 
 // Known to the compiler but in the general loop: asked in the plain one, it costs a third of the
 // backward pass's speed.

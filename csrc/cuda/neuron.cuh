@@ -28,17 +28,27 @@ struct MoreCoefficients<VEC, Level::general> {
 template <int VEC, Level L>
 struct Coefficients : MoreCoefficients<VEC, L> {
   static constexpr int N = L == Level::plain ? 1 : VEC;
-  float decay_[N], theta_[N], v_reset, period;
+  float decay_[N], theta_[N], v_reset, period, tolerance, shift;
 
   SNN_DEVICE Coefficients(const Call& a, Int m)
       : Coefficients(a, Channels<N>(a, m, L != Level::plain && any_per_channel(a))) {}
   SNN_DEVICE float decay(int j) const { return decay_[N > 1 ? j : 0]; }
   SNN_DEVICE float theta(int j) const { return theta_[N > 1 ? j : 0]; }
   SNN_DEVICE bool refractory() const { return L != Level::plain && period > 0; }
+  SNN_DEVICE Neuron<float> neuron(int j) const {
+    float gain = 1.0f, trace_decay = 0.0f;
+    if constexpr (L == Level::general) gain = this->gain[j], trace_decay = this->trace_decay[j];
+    return {decay(j), theta(j), v_reset,     L == Level::general, refractory(),
+            gain,     period,   trace_decay, tolerance,           shift};
+  }
 
  private:
   SNN_DEVICE Coefficients(const Call& a, const Channels<N>& channel)
-      : MoreCoefficients<VEC, L>(a, channel), v_reset(a.v_reset), period(a.refractory) {
+      : MoreCoefficients<VEC, L>(a, channel),
+        v_reset(a.v_reset),
+        period(a.refractory),
+        tolerance(a.tolerance),
+        shift(a.shift) {
     spread(decay_, a.decay, a.decay_count, a.decay_value, channel);
     spread(theta_, a.theta, a.theta_count, a.theta_value, channel);
   }
@@ -59,6 +69,7 @@ struct MoreState<VEC, Level::general> {
 
 template <Reset R, int VEC, Level L>
 struct State : MoreState<VEC, L> {
+  static_assert(R != Reset::trace || L == Level::general, "a trace needs the general kernels");
   float v[VEC], wait[VEC];
 
   // Before the first step; nothing of a thread that has no neurons.
@@ -100,37 +111,20 @@ struct State : MoreState<VEC, L> {
   SNN_DEVICE static Int rows(const Call& a, const Coefficients<VEC, L>& q) {
     return 1 + q.refractory() + (R == Reset::trace) + (L == Level::general ? a.P : 0);
   }
-};
-
-// What one step made of one neuron.
-struct Step {
-  float current, h;  // current: before the gain
-  bool fired, live;
-};
-
-template <Reset R, int VEC, Level L>
-SNN_DEVICE Step neuron_step(const Coefficients<VEC, L>& q, int j, float x,
-                            State<R, VEC, L>& state) {
-  static_assert(R != Reset::trace || L == Level::general, "a trace needs the general kernels");
-  Step out;
-  if constexpr (L == Level::general) {
-    out.current = state.synapse.step(q.synapse, j, x);
-    x = q.gain[j] * out.current;
+  // The input stage: what the synapse, where there is one, makes of x[t] of neuron j.
+  SNN_DEVICE float current(const Coefficients<VEC, L>& q, int j, float x) {
+    if constexpr (L == Level::general) x = this->synapse.step(q.synapse, j, x);
+    return x;
   }
-  out.h = charge(q.decay(j), state.v[j], x);
-  if constexpr (R == Reset::trace) out.h = inhibit(out.h, q.theta(j), state.trace[j]);
-  out.fired = fire(out.h, q.theta(j));
-  out.live = true;
-  if (q.refractory()) {
-    out.live = state.wait[j] <= 0.0f;
-    out.fired = out.fired && out.live;
-    state.wait[j] = wait_after(state.wait[j], out.fired, q.period);
+  SNN_DEVICE Step<float, bool> step(const Coefficients<VEC, L>& q, int j, float current) {
+    NeuronState<float> one = {v[j], wait[j], 0.0f};
+    if constexpr (R == Reset::trace) one.trace = this->trace[j];
+    const auto made = neuron_step<R>(q.neuron(j), one, current);
+    v[j] = one.v, wait[j] = one.wait;
+    if constexpr (R == Reset::trace) this->trace[j] = one.trace;
+    return made;
   }
-  if constexpr (R == Reset::trace)
-    state.trace[j] = trace_after(state.trace[j], out.fired, q.trace_decay[j]);
-  state.v[j] = reset<R>(out.h, out.fired, q.theta(j), q.v_reset);
-  return out;
-}
+};
 
 }  // namespace cuda
 }  // namespace snn

@@ -21,7 +21,7 @@ SNN_DEVICE Pack<IO, VEC> forward_step(const Coefficients<VEC, L>& q, const Pack<
   Pack<IO, VEC> s;
 #pragma unroll
   for (int j = 0; j < VEC; ++j) {
-    const Step step = neuron_step(q, j, x.get(j), state);
+    const auto step = state.step(q, j, state.current(q, j, x.get(j)));
     h[j] = step.h;
     s.set_spike(j, step.fired);
   }
@@ -43,7 +43,7 @@ struct Penalties<VEC, Level::general> {
                       const float (&h)[VEC]) {
     if (!a.regularise) return;
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) sums.add(0, j, penalty(h[j], q.theta(j), a.tolerance, a.shift));
+    for (int j = 0; j < VEC; ++j) sums.add(0, j, penalty(q.neuron(j), h[j]));
   }
   SNN_DEVICE void end_chunk(const Call& a) {
     if (a.regularise) sums.end_chunk(), sums.start_chunk();
@@ -81,36 +81,19 @@ __global__ void __launch_bounds__(THREADS, 4) neuron_fwd_kernel(const __grid_con
 
 // --- backward ------------------------------------------------------------------------------------
 
-template <Surrogate S, int VEC, int K, Level L>
-SNN_DEVICE void surrogate_tape(const Call& a, const Coefficients<VEC, L>& q,
-                               const float (&h)[K][VEC], float (&f)[K][VEC]) {
-#pragma unroll
-  for (int k = 0; k < K; ++k) {
-#pragma unroll
-    for (int j = 0; j < VEC; ++j) {
-      f[k][j] = surrogate_grad(S, h[k][j] - q.theta(j), a.surrogate_p, a.surrogate_q);
-    }
-  }
-}
-
 // One branch for a whole chunk, so that the surrogates of all its steps overlap.
 template <int VEC, int K, Level L>
 SNN_DEVICE void surrogate_tape(const Call& a, const Coefficients<VEC, L>& q,
                                const float (&h)[K][VEC], float (&f)[K][VEC]) {
-  switch (static_cast<Surrogate>(a.surrogate)) {
-    case Surrogate::triangle:
-      return surrogate_tape<Surrogate::triangle>(a, q, h, f);
-    case Surrogate::rectangle:
-      return surrogate_tape<Surrogate::rectangle>(a, q, h, f);
-    case Surrogate::gaussian:
-      return surrogate_tape<Surrogate::gaussian>(a, q, h, f);
-    case Surrogate::atan:
-      return surrogate_tape<Surrogate::atan>(a, q, h, f);
-    case Surrogate::sigmoid:
-      return surrogate_tape<Surrogate::sigmoid>(a, q, h, f);
-    default:
-      return surrogate_tape<Surrogate::fast_sigmoid>(a, q, h, f);
-  }
+  with_surrogate(static_cast<Surrogate>(a.surrogate), [&](auto kind) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) {
+        f[k][j] = surrogate_grad(kind.value, h[k][j] - q.theta(j), a.surrogate_p, a.surrogate_q);
+      }
+    }
+  });
 }
 
 // What Level::general adds to the tape.
@@ -130,12 +113,14 @@ struct Tape : MoreTape<VEC, K, L> {
   float h[K][VEC], f[K][VEC], v_start[VEC];
   unsigned fired_bits = 0, live_bits = 0;
 
-  SNN_DEVICE bool fired(int k, int j) const { return fired_bits >> (k * VEC + j) & 1; }
-  SNN_DEVICE bool live(int k, int j) const { return live_bits >> (k * VEC + j) & 1; }
+  SNN_DEVICE Step<float, bool> step(const Coefficients<VEC, L>& q, int k, int j) const {
+    return {h[k][j], bool(fired_bits >> (k * VEC + j) & 1),
+            !q.refractory() || (live_bits >> (k * VEC + j) & 1)};
+  }
 };
 
 // The gradients that are summed over time.
-enum Sum : int { DECAY, THETA, GAIN, TRACE_DECAY, ALPHA, BETA = ALPHA + SYNAPSE_ORDER };
+enum : int { ALPHA = PARAMETERS, BETA = ALPHA + SYNAPSE_ORDER };  // after those of neuron.h
 template <int VEC, Level L>
 using NeuronSums =
     Sums<L == Level::general ? BETA + SYNAPSE_ORDER + 1 : 2, VEC, L == Level::general>;
@@ -145,7 +130,7 @@ template <int VEC, Level L>
 struct MoreAdjoint {};
 template <int VEC>
 struct MoreAdjoint<VEC, Level::general> {
-  float dtrace[VEC], dpenalty;
+  float dtrace[VEC], dpenalty_;
   FilterAdjoint<SYNAPSE_ORDER, VEC> synapse;
 };
 
@@ -159,8 +144,30 @@ struct Adjoint : MoreAdjoint<VEC, L> {
     load_row_or_zero(dv, inside ? a.dv : nullptr, m);
     if constexpr (L == Level::general) {
       load_row_or_zero(this->dtrace, a.dtrace, m);
-      this->dpenalty = a.dpenalty ? *a.dpenalty : 0.0f;
+      this->dpenalty_ = a.dpenalty ? *a.dpenalty : 0.0f;
     }
+  }
+  SNN_DEVICE float dpenalty() const {
+    if constexpr (L == Level::general) return this->dpenalty_;
+    return 0.0f;
+  }
+  SNN_DEVICE StateGradients<float> state(int j) const {
+    if constexpr (L == Level::general) return {dv[j], this->dtrace[j]};
+    return {dv[j], 0.0f};
+  }
+  SNN_DEVICE void put(int j, const StateGradients<float>& from) {
+    dv[j] = from.v;
+    if constexpr (L == Level::general) this->dtrace[j] = from.trace;
+  }
+  // The adjoint of the input stage: from the gradient on the current of step k to that on x.
+  template <int K>
+  SNN_DEVICE float send(const Call& a, const Coefficients<VEC, L>& q, Int m, int left,
+                        const Tape<VEC, K, L>& tape, int k, int j, float di) {
+    if constexpr (L == Level::general) {
+      di = this->synapse.step(a, q.synapse, m, left, j, di);
+      if (a.dcoefficients) tape.filter.add_terms(sums, ALPHA, k, j, this->synapse.g[0][j]);
+    }
+    return di;
   }
   SNN_DEVICE void finish(const Call& a, const Coefficients<VEC, L>& q, Int m) {
     if (a.dv0) store_row(a.dv0 + m, dv);
@@ -178,6 +185,33 @@ struct Adjoint : MoreAdjoint<VEC, L> {
   }
 };
 
+// What snn::adjoint_step() asks for the gradients on coefficients, of neuron j at step k.
+template <Reset R, int VEC, int K, Level L>
+struct Terms {
+  const Call& a;
+  const Coefficients<VEC, L>& q;
+  const Tape<VEC, K, L>& tape;
+  Adjoint<VEC, L>& to;
+  int k, j;
+
+  SNN_DEVICE bool wants(Parameter p) const {
+    if (p == GAIN) return L == Level::general && a.dgain;
+    return p == DECAY ? L != Level::plain && a.ddecay : L != Level::plain;
+  }
+  SNN_DEVICE void add(Parameter p, float term) { to.sums.add(p, j, term); }
+  SNN_DEVICE float v_before() const {
+    return k == 0 ? tape.v_start[j] : reset<R>(q.neuron(j), tape.step(q, k ? k - 1 : 0, j));
+  }
+  SNN_DEVICE float current() const {
+    if constexpr (L == Level::general) return tape.filter.output(k, j);
+    return 0.0f;
+  }
+  SNN_DEVICE float trace() const {
+    if constexpr (R == Reset::trace) return tape.trace[k][j];
+    return 0.0f;
+  }
+};
+
 // Step k of a chunk: from the gradients on s, h and the state after it to those on x and the state
 // before it. `left` steps of the call come after it.
 template <Reset R, bool DETACH, int VEC, int K, Level L>
@@ -186,47 +220,21 @@ SNN_DEVICE float adjoint_step(const Call& a, const Coefficients<VEC, L>& q, Int 
                               bool recorded, float dh, Adjoint<VEC, L>& to) {
   constexpr bool GENERAL = L == Level::general;
   constexpr bool KEEPS_H = L == Level::plain && R == Reset::hard && !DETACH;
-  const float h = tape.h[k][j];
-  const bool fired = KEEPS_H ? fire(h, q.theta(j)) : tape.fired(k, j);
-  const bool live = !q.refractory() || tape.live(k, j), detach = GENERAL ? a.detach : DETACH;
-  float v_before = 0.0f;
-  if (L != Level::plain && a.ddecay) {
-    v_before = k == 0 ? tape.v_start[j]
-                      : reset<R>(tape.h[k ? k - 1 : 0][j], tape.fired(k ? k - 1 : 0, j), q.theta(j),
-                                 q.v_reset);
-  }
-  const bool trace_carried = left > 0 || a.dtrace;
-  if constexpr (R == Reset::trace) {
-    if (!detach && trace_carried) ds += to.dtrace[j];
-  }
-  float pulled = 0.0f;
-  if constexpr (GENERAL) {
-    if (a.dpenalty) {
-      pulled = to.dpenalty * penalty_grad(h, q.theta(j), a.tolerance, a.shift);
-      dh = recorded ? dh + pulled : pulled;
-      recorded = true;
-    }
-  }
-  const auto back = step_back<R>(ds, dh, recorded, to.dv[j], carried, detach, h, fired, live,
-                                 tape.f[k][j], v_before, q.decay(j), q.theta(j), q.v_reset);
-  to.dv[j] = back.dv;
-  float dtheta = back.dtheta, dx = back.dx;
-  if (GENERAL && a.dpenalty) dtheta -= pulled;
-  if constexpr (R == Reset::trace) {
-    const auto trace = trace_back(back.dx, tape.trace[k][j], to.dtrace[j], trace_carried,
-                                  q.theta(j), q.trace_decay[j]);
-    to.dtrace[j] = trace.dr;
-    dtheta += trace.dtheta;
-    to.sums.add(TRACE_DECAY, j, trace.dtrace_decay);
-  }
-  to.sums.add(DECAY, j, back.ddecay);
-  to.sums.add(THETA, j, dtheta);
-  if constexpr (GENERAL) {
-    if (a.dgain) to.sums.add(GAIN, j, dx * tape.filter.output(k, j));
-    dx = to.synapse.step(a, q.synapse, m, left, j, dx * q.gain[j]);
-    if (a.dcoefficients) tape.filter.add_terms(to.sums, ALPHA, k, j, to.synapse.g[0][j]);
-  }
-  return dx;
+  const Neuron<float> neuron = q.neuron(j);
+  const auto step = KEEPS_H ? fire(neuron, tape.h[k][j], 0.0f) : tape.step(q, k, j);
+  const Arriving<float> from = {ds,
+                                dh,
+                                to.dpenalty(),
+                                recorded,
+                                GENERAL && a.dpenalty,
+                                carried,
+                                left > 0 || a.dtrace,
+                                GENERAL ? bool(a.detach) : DETACH};
+  StateGradients<float> state = to.state(j);
+  Terms<R, VEC, K, L> terms = {a, q, tape, to, k, j};
+  const float di = adjoint_step<R>(neuron, step, tape.f[k][j], from, state, terms);
+  to.put(j, state);
+  return to.send(a, q, m, left, tape, k, j, di);
 }
 
 // n steps, the last one first; dh and dx point at the first. FULL: n is K, and a gradient arrives
@@ -275,10 +283,11 @@ SNN_DEVICE void backward_chunk(const Call& a, const Coefficients<VEC, L>& q, Int
 #pragma unroll
     for (int j = 0; j < VEC; ++j) {
       if constexpr (R == Reset::trace) tape.trace[k][j] = state.trace[j];
-      const Step step = neuron_step(q, j, x[k].get(j), state);
+      const float current = state.current(q, j, x[k].get(j));
+      const auto step = state.step(q, j, current);
       if (step.live && q.refractory()) tape.live_bits |= 1u << (k * VEC + j);
       if (step.fired) tape.fired_bits |= 1u << (k * VEC + j);
-      if constexpr (GENERAL) tape.filter.put(k, j, x[k].get(j), step.current);
+      if constexpr (GENERAL) tape.filter.put(k, j, x[k].get(j), current);
       tape.h[k][j] = step.h;
     }
   }
@@ -336,7 +345,7 @@ __global__ void __launch_bounds__(THREADS, 4) neuron_bwd_kernel(const __grid_con
 #pragma unroll
         for (int k = 0; k < K; ++k) {
 #pragma unroll
-          for (int j = 0; j < VEC; ++j) neuron_step(q, j, x_steps[k].get(j), state);
+          for (int j = 0; j < VEC; ++j) state.step(q, j, state.current(q, j, x_steps[k].get(j)));
         }
       }
       load_steps<IO, VEC, RARE>(x_steps, a.x, x, n);

@@ -59,7 +59,7 @@ def _problem(layout: Layout, call: Call, x: Tensor) -> tuple:
     policy = (call.reset, call.detach_reset, call.surrogate)
     return (
         _shape(layout, x.dtype),
-        (0, 0, 0, 0, *policy, call.refractory, call.checkpoint_every),
+        (*policy, call.refractory, call.checkpoint_every),
         (call.v_reset, call.surrogate_p, call.surrogate_q),
         _coefficient(call.decay),
         _coefficient(call.v_threshold),

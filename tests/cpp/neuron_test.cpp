@@ -114,6 +114,16 @@ struct Case {
   int threads;
 };
 
+// Of one step, for adjoint_step().
+struct Terms {
+  float before, of[PARAMETERS];
+  bool wants(Parameter p) const { return p == DECAY || p == THETA; }
+  void add(Parameter p, float term) { of[p] = term; }
+  float v_before() const { return before; }
+  float current() const { return 0; }
+  float trace() const { return 0; }
+};
+
 template <Reset R>
 void check(const Case& c, Random random) {
   const int64_t M = c.O * c.I, K = 16, kept = (c.T - 1) / K, rows = c.refractory > 0 ? 2 : 1;
@@ -141,7 +151,7 @@ void check(const Case& c, Random random) {
   q.surrogate_q =
       c.surrogate == Surrogate::gaussian || c.surrogate == Surrogate::sigmoid ? -1.25f : 0.75f;
   q.v_reset = -0.25f;
-  q.refractory = c.refractory;
+  q.refractory = static_cast<int64_t>(c.refractory);
   q.decay = {c.coefficients ? decays.data() : nullptr, c.coefficients == 2 ? c.C : 1, 0.75f};
   q.v_threshold = {c.coefficients ? thetas.data() : nullptr, c.coefficients == 2 ? c.C : 1, 0.8f};
   q.x = x.input();
@@ -169,51 +179,50 @@ void check(const Case& c, Random random) {
 
   const bool exact = c.surrogate != Surrogate::gaussian && c.surrogate != Surrogate::sigmoid;
   const auto equal = exact ? same : close;
-  std::vector<float> hs(c.T), before(c.T);
-  std::vector<char> fired(c.T), live(c.T);
+  std::vector<float> before(c.T);
+  std::vector<Step<float, bool>> steps(c.T);
   for (int64_t m = 0; m < M; ++m) {
     const int64_t channel = c.coefficients == 2 ? m / q.channel_inner % c.C : 0;
     const float decay = c.coefficients ? decays[channel] : q.decay.value;
     const float theta = c.coefficients ? thetas[channel] : q.v_threshold.value;
-    float u = c.given ? v0[m] : 0, w = q.wait0 ? wait0[m] : 0;
+    const Neuron<float> neuron = {decay, theta,        q.v_reset, false, rows == 2,
+                                  1,     c.refractory, 0,         0,     0};
+    NeuronState<float> state = {c.given ? v0[m] : 0, q.wait0 ? wait0[m] : 0, 0};
     for (int64_t t = 0; t < c.T; ++t) {
       if (t && t % K == 0) {
         const float* row = checkpoints.data() + (t / K - 1) * rows * M;
-        same(row[m], u, "checkpoint of v", t, m);
-        if (rows == 2) same(row[M + m], w, "checkpoint of wait", t, m);
+        same(row[m], state.v, "checkpoint of v", t, m);
+        if (rows == 2) same(row[M + m], state.wait, "checkpoint of wait", t, m);
       }
-      before[t] = u;
-      hs[t] = charge(decay, u, x.get(t, m));
-      live[t] = rows == 1 || w <= 0;
-      fired[t] = fire(hs[t], theta) && live[t];
-      w = wait_after(w, bool(fired[t]), c.refractory);
-      u = reset<R>(hs[t], bool(fired[t]), theta, q.v_reset);
-      same(s.get(t, m), fired[t], "s", t, m);
-      if (c.record) same(h.get(t, m), hs[t], "h", t, m);
+      before[t] = state.v;
+      steps[t] = neuron_step<R>(neuron, state, x.get(t, m));
+      same(s.get(t, m), steps[t].fired, "s", t, m);
+      if (c.record) same(h.get(t, m), steps[t].h, "h", t, m);
     }
-    same(v[m], u, "v", c.T, m);
-    if (rows == 2) same(wait[m], w, "wait", c.T, m);
+    same(v[m], state.v, "v", c.T, m);
+    if (rows == 2) same(wait[m], state.wait, "wait", c.T, m);
 
-    float carried = c.carried ? dv[m] : 0, decay_sum = 0, theta_sum = 0;
+    StateGradients<float> dstate = {c.carried ? dv[m] : 0, 0};
+    float decay_sum = 0, theta_sum = 0;
     double decay_total = 0, theta_total = 0;
     for (int64_t t = c.T - 1; t >= 0; --t) {
-      const float f = surrogate_grad(c.surrogate, hs[t] - theta, q.surrogate_p, q.surrogate_q);
-      const auto back = step_back<R>(ds.get(t, m), c.record ? dh.get(t, m) : 0, c.record, carried,
-                                     c.carried || t + 1 < c.T, c.detach, hs[t], bool(fired[t]),
-                                     bool(live[t]), f, before[t], decay, theta, q.v_reset);
-      float want = back.dx;
+      const float u = steps[t].h - theta;
+      const float f = surrogate_grad(c.surrogate, u, q.surrogate_p, q.surrogate_q);
+      const Arriving<float> from = {ds.get(t, m), c.record ? dh.get(t, m) : 0, 0,     c.record,
+                                    false,        c.carried || t + 1 < c.T,    false, c.detach};
+      Terms terms = {before[t], {}};
+      float want = adjoint_step<R>(neuron, steps[t], f, from, dstate, terms);
       if (c.dtype != Dtype::float32) want = widen(narrow(want, c.dtype), c.dtype);
       if (exact || c.dtype == Dtype::float32) equal(dx.get(t, m), want, "dx", t, m);
-      carried = back.dv;
-      decay_sum += back.ddecay;
-      theta_sum += back.dtheta;
+      decay_sum += terms.of[DECAY];
+      theta_sum += terms.of[THETA];
       if (t % K == 0) {  // float32 within a chunk, float64 over them
         decay_total += static_cast<double>(decay_sum);
         theta_total += static_cast<double>(theta_sum);
         decay_sum = theta_sum = 0;
       }
     }
-    equal(dv0[m], carried, "dv0", 0, m);
+    equal(dv0[m], dstate.v, "dv0", 0, m);
     if (c.coefficients) {
       equal(ddecay[m], static_cast<float>(decay_total), "ddecay", 0, m);
       equal(dtheta[m], static_cast<float>(theta_total), "dv_threshold", 0, m);

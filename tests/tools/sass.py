@@ -112,7 +112,7 @@ def _parse(text: str) -> dict[str, tuple[list[list[str]], int]]:
 def compile_kernels(kernels: list[str], arch: str, folder: Path) -> dict[str, Kernel]:
     """Compile kernels, given as C++ expressions, for an architecture such as "sm_90"."""
     source, cubin = folder / f"{arch}.cu", folder / f"{arch}.cubin"
-    lines = ['#include "iir_kernels.cuh"', '#include "ring_kernels.cuh"']
+    lines = ['#include "cuda/iir_kernels.cuh"', '#include "cuda/ring_kernels.cuh"']
     lines += [
         f"template __global__ void {k}(const __grid_constant__ snn::cuda::Call);" for k in kernels
     ]

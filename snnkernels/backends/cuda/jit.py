@@ -17,7 +17,8 @@ from snnkernels.backends.cache import cache_folder
 from snnkernels.core.files import write_whole
 
 OLDEST_CUPY = (13, 0)
-OPTIONS = ("--std=c++17", "--fmad=false")
+# NVRTC takes generic lambdas inside device code for functions of the host unless it is told.
+OPTIONS = ("--std=c++17", "--fmad=false", "--device-as-default-execution-space")
 _EXTRA = "pip install 'snnkernels[cuda-jit]'"
 
 
