@@ -33,11 +33,11 @@ struct FilterReplay {
   float** x_at(int64_t t) { return x + (t1 - 1 - t); }
   float** f_at(int64_t t) { return f + (t1 - 1 - t); }
 
-  // What lies before the chunk. outputs: [P, M], those before step `from`, or nullptr for 0.
+  // What lies before the chunk. outputs: [P, M], those before step `from`, where that is not 0.
   template <class Input>
   void enter(int64_t from, int64_t to, const float* outputs, Input& input) {
     t0 = from, t1 = to;
-    if (!outputs) outputs = state0;
+    if (from == 0) outputs = state0;
     for (int p = 0; p < tile.P; ++p)
       load_row(f_at(t0)[p + 1], outputs ? outputs + p * M : nullptr, m0, n);
     for (int k = 1; k <= tile.Q; ++k) {

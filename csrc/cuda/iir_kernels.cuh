@@ -29,13 +29,15 @@ __global__ void __launch_bounds__(THREADS, 4) iir_fwd_kernel(const __grid_consta
 }
 
 // x and f of a chunk of K steps once more: from its checkpoint, or from the one before, which is
-// `ahead` chunks back. x points at the first of its n steps.
+// `ahead` chunks back; where none was `kept`, from the start. x points at the first of its n steps.
+// The pointer cannot say so: a filter without outputs has checkpoints of no size.
 template <class IO, int N, int VEC, int K>
-SNN_DEVICE void replay(const Call& a, const Taps<N, VEC>& taps, Int m, const float* checkpoint,
-                       const char* x, int ahead, int n, FilterTape<N, VEC, K>& tape) {
+SNN_DEVICE void replay(const Call& a, const Taps<N, VEC>& taps, Int m, bool kept,
+                       const float* checkpoint, const char* x, int ahead, int n,
+                       FilterTape<N, VEC, K>& tape) {
   const Int x_step = K * a.x.time * Int(sizeof(IO));
   Window<N, VEC> window;
-  if (checkpoint) {
+  if (kept) {
     window.template restore<IO>(a, checkpoint, x - ahead * x_step);
   } else {
     window.start(a, m);
@@ -79,7 +81,7 @@ __global__ void __launch_bounds__(THREADS, 4) iir_bwd_kernel(const __grid_consta
     FilterTape<N, VEC, K> tape;
     if constexpr (LEARN) {
       const float* start = a.checkpoints + (c / chunks - 1) * outputs + at.m;
-      replay<IO>(a, taps, at.m, c >= chunks ? start : nullptr, x, c % chunks, n, tape);
+      replay<IO>(a, taps, at.m, c >= chunks, start, x, c % chunks, n, tape);
       sums.start_chunk();
     }
     load_steps<IO, VEC, true>(ds_steps, a.ds, ds, n);

@@ -124,6 +124,19 @@ def test_rings_of_any_length(emulator, steps, monkeypatch):  # noqa: F811
     assert all("ring" in kernel for kernel in emulator.launched)
 
 
+@pytest.mark.parametrize(("P", "Q"), [(0, 0), (0, 1), (0, 4), (1, 2)])
+def test_coefficients_of_filters_with_and_without_outputs(emulator, P, Q):  # noqa: F811
+    # Past one checkpoint: those of a filter without outputs have no size and no address.
+    x, df = torch.randn(2, 50, 3)
+    alpha, beta = iir.random_filter(P, Q)
+    state, dstate = torch.randn(2, P + Q, 3)
+    gradients = {}
+    for backend in ("cuda", "torch"):
+        gradients[backend] = iir.run(x, alpha, beta, state, df, dstate, backend)[3:5]
+    for name, got, want in zip(("dalpha", "dbeta"), *gradients.values(), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, msg=name)
+
+
 @dtypes
 def test_every_filter_kernel(emulator, dtype):  # noqa: F811
     emulator.multiprocessors = 1
