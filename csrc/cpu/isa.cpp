@@ -36,14 +36,9 @@ struct Isa {
 
 const Isa ISAS[] = {
 #if defined(SNN_X86)
-    {"avx512",
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-     },
-     SNN_KERNELS(avx512)},
-    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); },
-     SNN_KERNELS(avx2)},
+    // SNN_RUNS_...: every feature that CMakeLists.txt lets the compiler use.
+    {"avx512", [] { return SNN_RUNS_avx512; }, SNN_KERNELS(avx512)},
+    {"avx2", [] { return SNN_RUNS_avx2; }, SNN_KERNELS(avx2)},
 #endif
     {"baseline", [] { return true; }, SNN_KERNELS(baseline)},
 };
