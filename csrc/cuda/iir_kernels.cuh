@@ -66,7 +66,9 @@ __global__ void __launch_bounds__(THREADS, 4) iir_bwd_kernel(const __grid_consta
   if (!find_place<VEC>(a, at)) return;
   const Taps<N, VEC> taps(a, Channels<VEC>(a, at.m, a.filter_count > 1));
   FilterAdjoint<N, VEC> adjoint;
-  Sums<2 * N + 1, VEC, LEARN> sums;
+  using CoefficientSums = Sums<2 * N + 1, VEC, LEARN>;
+  __shared__ typename CoefficientSums::Room room;
+  CoefficientSums sums(room);
   const int last = (a.T - 1) / K, chunks = LEARN ? a.K / K : 1;
   const Int x_step = K * a.x.time * Int(sizeof(IO)), ds_step = K * a.ds.time * Int(sizeof(IO)),
             dx_step = a.dx.time * Int(sizeof(IO)), outputs = a.P * (a.O * a.I);

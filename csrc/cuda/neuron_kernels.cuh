@@ -37,7 +37,8 @@ struct Penalties {
 };
 template <int VEC>
 struct Penalties<VEC, Level::general> {
-  Sums<1, VEC, false> sums;
+  typename Sums<1, VEC, false>::Room room;
+  Sums<1, VEC, false> sums{room};
 
   SNN_DEVICE void add(const Call& a, const Coefficients<VEC, Level::general>& q,
                       const float (&h)[VEC]) {
@@ -140,7 +141,9 @@ struct Adjoint : MoreAdjoint<VEC, L> {
   float dv[VEC];
   NeuronSums<VEC, L> sums;
 
-  SNN_DEVICE Adjoint(const Call& a, Int m, bool inside = true) {
+  SNN_DEVICE Adjoint(const Call& a, Int m, typename NeuronSums<VEC, L>::Room& room,
+                     bool inside = true)
+      : sums(room) {
     load_row_or_zero(dv, inside ? a.dv : nullptr, m);
     if constexpr (L == Level::general) {
       load_row_or_zero(this->dtrace, a.dtrace, m);
@@ -322,7 +325,8 @@ __global__ void __launch_bounds__(THREADS, 4) neuron_bwd_kernel(const __grid_con
   const Int rows = State<R, VEC, L>::rows(a, q) * (a.O * a.I);
   const float* start = a.checkpoints + (last / chunks - 1) * rows + at.m;
   State<R, VEC, L> state;
-  Adjoint<VEC, L> to(a, at.m);
+  __shared__ typename NeuronSums<VEC, L>::Room room;
+  Adjoint<VEC, L> to(a, at.m, room);
   int n = a.T - last * K;
   bool carried = a.dv;
 #pragma unroll 1

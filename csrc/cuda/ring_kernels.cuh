@@ -110,7 +110,8 @@ __global__ void __launch_bounds__(32, 16) neuron_bwd_ring_kernel(const __grid_co
   State<R, VEC, Level::plain> state0, state;
   state0.start(a, q, at.m, inside);
   state = state0;
-  Adjoint<VEC, Level::plain> to(a, at.m, inside);
+  typename NeuronSums<VEC, Level::plain>::Room room;
+  Adjoint<VEC, Level::plain> to(a, at.m, room, inside);
   const int last = (a.T - 1) / K;
   const Int M = a.O * a.I, dx_step = K * a.dx.time * Int(sizeof(IO));
   char* dx = address<IO>(a.dx, at) + last * dx_step;

@@ -6,28 +6,35 @@
 namespace snn {
 namespace cuda {
 
-// What adds up over the chunks, in registers or, where these are many, in shared memory.
+// What adds up over the chunks, in registers or, where these are many, in shared memory: in the
+// Room that the kernel declares for it.
 template <int COUNT, int VEC, bool SHARED>
 struct Totals {
+  struct Room {};
   double of[COUNT][VEC];
 
+  SNN_DEVICE explicit Totals(Room&) {}
   SNN_DEVICE double& at(int k, int j) { return of[k][j]; }
 };
 template <int COUNT, int VEC>
 struct Totals<COUNT, VEC, true> {
-  SNN_DEVICE double& at(int k, int j) {
-    __shared__ double of_all[COUNT][VEC][THREADS];
-    return of_all[k][j][threadIdx.x];
-  }
+  struct Room {
+    double of[COUNT][VEC][THREADS];
+  };
+  Room& room;
+
+  SNN_DEVICE explicit Totals(Room& shared) : room(shared) {}
+  SNN_DEVICE double& at(int k, int j) { return room.of[k][j][threadIdx.x]; }
 };
 
 // COUNT sums over time for VEC neurons: float32 within a chunk of steps, float64 over the chunks.
 template <int COUNT, int VEC, bool SHARED>
 struct Sums {
+  using Room = typename Totals<COUNT, VEC, SHARED>::Room;
   float chunk[COUNT][VEC];
   Totals<COUNT, VEC, SHARED> total;
 
-  SNN_DEVICE Sums() {
+  SNN_DEVICE explicit Sums(Room& room) : total(room) {
 #pragma unroll
     for (int k = 0; k < COUNT; ++k) {
 #pragma unroll

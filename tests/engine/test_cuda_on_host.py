@@ -137,6 +137,10 @@ def test_coefficients_of_filters_with_and_without_outputs(emulator, P, Q):  # no
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, msg=name)
 
 
+def test_sums_of_one_type_are_apart(emulator):  # noqa: F811
+    assert emulator.library.sums_are_apart()
+
+
 @dtypes
 def test_every_filter_kernel(emulator, dtype):  # noqa: F811
     emulator.multiprocessors = 1

@@ -112,6 +112,18 @@ extern "C" __attribute__((visibility("default"))) int launch(const char* name, u
   return 1;
 }
 
+// Whether two sums of one type in one kernel, both in shared memory, are kept apart.
+extern "C" __attribute__((visibility("default"))) bool sums_are_apart() {
+  using Sums = snn::cuda::Sums<1, 1, true>;
+  static Sums::Room rooms[2];
+  Sums first(rooms[0]), second(rooms[1]);
+  first.add(0, 0, 1.0f), second.add(0, 0, 2.0f);
+  first.end_chunk(), second.end_chunk();
+  float out[2];
+  first.store(0, out, 0), second.store(0, out, 1);
+  return out[0] == 1.0f && out[1] == 2.0f;
+}
+
 // The names of all kernels, one a line.
 extern "C" __attribute__((visibility("default"))) const char* kernel_names() {
   static const std::string names = [] {
