@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+import snnkernels
 from snnkernels.backends.cuda import launch as cuda_launch
 from tests.engine import test_general as general
 from tests.engine import test_iir as iir
@@ -22,7 +23,7 @@ from tests.tools.cases import (
     make_inputs,
     pairwise,
 )
-from tests.tools.compare import assert_matches, expected, run
+from tests.tools.compare import assert_matches, assert_same, expected, run
 from tests.tools.emulation import ON_HOST, emulator, emulator_library  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.usefixtures("nan_filled")
@@ -139,6 +140,16 @@ def test_coefficients_of_filters_with_and_without_outputs(emulator, P, Q):  # no
 
 def test_sums_of_one_type_are_apart(emulator):  # noqa: F811
     assert emulator.library.sums_are_apart()
+
+
+@pytest.mark.parametrize("number", [1e39, -1e39, float("inf")])
+def test_numbers_beyond_float32_are_infinite(emulator, number):  # noqa: F811
+    x = torch.tensor([[0.5], [2.0], [float("inf")], [1.0]])
+    for options in ({"v_threshold": number}, {"v_reset": number}, {"gain": number}):
+        want = snnkernels.lif(x, decay=0.5, backend="torch", **options)
+        got = snnkernels.lif(x, decay=0.5, backend="cuda", **options)
+        assert_same(got[0], want[0], str(options))
+        assert_same(got[1].v, want[1].v, str(options))
 
 
 @dtypes

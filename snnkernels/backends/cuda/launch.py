@@ -6,6 +6,7 @@ tests that run them on the CPU: the one place where a kernel is chosen.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from functools import lru_cache
 from typing import NamedTuple
@@ -223,6 +224,9 @@ def pack_call(
     general += (gradients.trace, gradients.synapse, *more, arriving.penalty)
     coefficients = (call.decay, call.v_threshold)
     general_coefficients = (call.gain, call.trace_decay)
+    numbers = (*(c.number for c in coefficients), call.v_reset, call.refractory)
+    numbers += (call.surrogate_p, call.surrogate_q)
+    general_numbers = (*(c.number for c in general_coefficients), call.tolerance, call.shift)
     return _CALL.pack(
         *rows_of(x, on_x),
         *rows_of(s, layout.out),
@@ -241,25 +245,24 @@ def pack_call(
         call.detach_reset,
         layout.steps,
         call.checkpoint_every,
-        *(c.number for c in coefficients),
-        call.v_reset,
-        float(call.refractory),
-        call.surrogate_p,
-        call.surrogate_q,
+        *map(_float32, numbers),
         *(_address(c.tensor) for c in general_coefficients),
         *(c.count for c in general_coefficients),
         _address(call.alpha),
         _address(call.beta),
         1 if call.beta is None else call.beta.shape[1],
         *map(_address, general),
-        *(c.number for c in general_coefficients),
-        call.tolerance,
-        call.shift,
+        *map(_float32, general_numbers),
         call.P,
         call.Q,
         call.regularise,
         0,
     )
+
+
+def _float32(number: float) -> float:
+    """The nearest float32, which is infinite beyond the largest: what C++ and PyTorch take."""
+    return ctypes.c_float(number).value
 
 
 def rows_of(tensor: Tensor | None, rows: Rows | None) -> tuple[int, ...]:
