@@ -9,6 +9,8 @@ import torch
 
 import snnkernels
 from snnkernels.backends.cuda import launch as cuda_launch
+from snnkernels.core.call import Call
+from snnkernels.core.strides import Layout, Rows
 from tests.engine import test_general as general
 from tests.engine import test_iir as iir
 from tests.tools.cases import (
@@ -150,6 +152,12 @@ def test_numbers_beyond_float32_are_infinite(emulator, number):  # noqa: F811
         got = snnkernels.lif(x, decay=0.5, backend="cuda", **options)
         assert_same(got[0], want[0], str(options))
         assert_same(got[1].v, want[1].v, str(options))
+
+
+def test_more_steps_than_32_bits_count_are_refused():
+    layout = Layout(2**31, 1, 1, 1, 1, Rows(0, 1, 1), (Rows(0, 0, 0),))
+    with pytest.raises(ValueError, match="x has 2147483648 steps; backend 'cuda' takes up to"):
+        cuda_launch.pack_call(layout, Call(), None)
 
 
 @dtypes

@@ -26,6 +26,7 @@ THREADS, RING_THREADS, REDUCE_THREADS = 128, 32, 256  # per block, as in csrc/cu
 RING_STEPS, RING_WARPS = 64, 6
 
 MAX_ORDER = 4  # of the filter's kernels
+MAX_STEPS = 2**31 - 2**10  # steps are counted in 32 bits, some stages of a ring ahead
 
 # Steps that a kernel with a filter holds in its registers; a divisor of CHECKPOINT_EVERY.
 FILTER_CHUNK = 8
@@ -213,6 +214,10 @@ def pack_call(
     sums: Sums | None = None,
 ) -> bytes:
     """The arguments of a kernel that walks over time: ``csrc/cuda/rows.cuh: Call``, in order."""
+    if layout.steps > MAX_STEPS:
+        raise ValueError(
+            f"x has {layout.steps} steps; backend 'cuda' takes up to {MAX_STEPS} in one call"
+        )
     on_x, on_s, on_h = (*layout.inputs, None, None)[:3]
     s, h, kept, *ends, penalty = outputs or (None,) * len(Outputs._fields)
     per_neuron = (sums.decay, sums.v_threshold) if sums else (None, None)
