@@ -40,12 +40,9 @@ snn::Coefficient coefficient(const Coefficient& a) {
 }
 
 using Shape = std::array<int64_t, 6>;    // T, O, I, C, channel_inner, dtype
-using Options = std::array<int64_t, 5>;  // as OPTIONS below
+using Options = std::array<int64_t, 5>;  // reset, detach_reset, surrogate, refractory, K
 using Numbers = std::array<double, 3>;   // v_reset and the surrogate's two constants
 using State = std::array<Address, 2>;    // v, wait
-
-const char* const OPTIONS[] = {"reset", "detach_reset", "surrogate", "refractory",
-                               "checkpoint_every"};
 
 snn::Walk walk(const Shape& shape, int threads) {
   return {shape[0], shape[1], shape[2], shape[3], shape[4], static_cast<snn::Dtype>(shape[5]),
@@ -300,9 +297,6 @@ void stream(Address to, Address a, Address b, int64_t count, int threads) {
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The C++ core of snnkernels: see csrc/snncore.h.";
-  py::list options;
-  for (const char* name : OPTIONS) options.append(name);
-  m.attr("OPTIONS") = py::tuple(options);
   m.attr("REDUCE_BLOCKS") = snn::REDUCE_BLOCKS;
   m.def("neuron_forward", &forward);
   m.def("neuron_backward", &backward);
