@@ -144,14 +144,15 @@ def test_sums_of_one_type_are_apart(emulator):  # noqa: F811
     assert emulator.library.sums_are_apart()
 
 
-@pytest.mark.parametrize("number", [1e39, -1e39, float("inf")])
-def test_numbers_beyond_float32_are_infinite(emulator, number):  # noqa: F811
+@pytest.mark.parametrize("name", ["v_threshold", "v_reset", "gain"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_numbers_beyond_float32_are_infinite(emulator, name, sign):  # noqa: F811
     x = torch.tensor([[0.5], [2.0], [float("inf")], [1.0]])
-    for options in ({"v_threshold": number}, {"v_reset": number}, {"gain": number}):
-        want = snnkernels.lif(x, decay=0.5, backend="torch", **options)
-        got = snnkernels.lif(x, decay=0.5, backend="cuda", **options)
-        assert_same(got[0], want[0], str(options))
-        assert_same(got[1].v, want[1].v, str(options))
+    want = snnkernels.lif(x, decay=0.5, backend="torch", **{name: sign * float("inf")})
+    for backend in ("cuda", "cpp"):
+        got = snnkernels.lif(x, decay=0.5, backend=backend, **{name: sign * 1e39})
+        assert_same(got[0], want[0], "s")
+        assert_same(got[1].v, want[1].v, "v")
 
 
 def test_more_steps_than_32_bits_count_are_refused():
