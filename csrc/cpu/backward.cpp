@@ -2,6 +2,7 @@
 // checkpoints from the last to the first: it recomputes h of K steps into a tape in L1/L2 and then
 // runs the adjoint over them.
 #include "filter_adjoint.h"
+#include "scratch.h"
 #include "time_loop.h"
 
 namespace snn {
@@ -14,7 +15,7 @@ SNN_HD bool whole_replay(const NeuronBackward& a) {
 }
 
 template <class IO, Reset R, Way W>
-struct BackwardTile {
+struct BackwardTile : InScratch {
   static constexpr bool GENERAL = W == Way::general, PLAIN = W == Way::plain;
   static constexpr int TILE = BACKWARD_TILE + LANES;
   const NeuronBackward& a;
@@ -240,7 +241,7 @@ void neuron_backward(const NeuronBackward& a) {
     with_reset(q.reset, [&](auto reset) {
       with_way<reset.value>(q, more, [&](auto way) {
         for_tiles(q, backward_width(a), [&](int64_t o, int64_t i0, int n) {
-          BackwardTile<IO, reset.value, way.value>(a, o, i0, n).run();
+          (new BackwardTile<IO, reset.value, way.value>(a, o, i0, n))->run();
         });
       });
     });

@@ -2,6 +2,7 @@
 // (time_loop.h). Without gradients of coefficients the backward pass is the adjoint filter
 // alone and needs neither x nor checkpoints.
 #include "filter_adjoint.h"
+#include "scratch.h"
 
 namespace snn {
 namespace SNN_ISA {
@@ -10,6 +11,8 @@ namespace {
 constexpr int FORWARD_TILE = 1024, BACKWARD_TILE = 512;
 // Enough for one vector per row of the highest orders.
 constexpr int FORWARD_FLOATS = 8192, BACKWARD_FLOATS = 1 << 16;
+
+struct BackwardPool : Pool<BACKWARD_FLOATS>, InScratch {};
 
 int backward_rows(const IirBackward& a) {
   const Filter& q = a.filter;
@@ -56,7 +59,7 @@ void backward_tile(const IirBackward& a, int64_t o, int64_t i0, int n) {
   const bool large = past_caches<IO>(q);
   const int P = a.filter.P, width = padded(n);
   const bool learn = a.dcoefficients_per_neuron;
-  Pool<BACKWARD_FLOATS> pool;
+  auto& pool = *new BackwardPool;
   FilterAdjoint adjoint;
   FilterReplay replay;
   TermSums sums;

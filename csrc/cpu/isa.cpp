@@ -3,8 +3,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 #include <string>
+
+#include "scratch.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -72,6 +76,22 @@ int find_program(const char* text) {
     if (!std::strcmp(PROGRAM_TEXTS[k], text)) return k;
   }
   return -1;
+}
+
+void* thread_scratch(size_t bytes) {
+  struct Block {
+    void* p = nullptr;
+    size_t bytes = 0;
+    ~Block() { std::free(p); }
+  };
+  static thread_local Block block;
+  if (block.bytes < bytes) {
+    std::free(block.p);
+    block.bytes = (bytes + 63) / 64 * 64;
+    block.p = std::aligned_alloc(64, block.bytes);
+    if (!block.p) throw std::bad_alloc();
+  }
+  return block.p;
 }
 
 const char* available_isas() {
