@@ -96,19 +96,22 @@ def check_number(name: str, value: float | Tensor) -> float:
     return float(value)
 
 
+def _no_pair(regulariser) -> TypeError:
+    return TypeError(
+        f"regulariser must be None or a pair of numbers (tolerance, shift); got {regulariser!r}"
+    )
+
+
 def check_regulariser(regulariser) -> tuple[float, float] | None:
     """Raise unless it is None or (tolerance, shift)."""
     if regulariser is None:
         return None
-    wanted = (
-        f"regulariser must be None or a pair of numbers (tolerance, shift); got {regulariser!r}"
-    )
     if not isinstance(regulariser, (tuple, list)) or len(regulariser) != 2:
-        raise TypeError(wanted)
+        raise _no_pair(regulariser)
     try:
         tolerance, shift = (check_number("regulariser", number) for number in regulariser)
     except TypeError as error:
-        raise TypeError(wanted) from error
+        raise _no_pair(regulariser) from error
     if not (tolerance >= 0 and abs(shift) < math.inf):
         raise ValueError(
             "regulariser must be (tolerance, shift) with tolerance >= 0 and a finite shift; "
