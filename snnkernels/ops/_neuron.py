@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from snnkernels.backends import load
-from snnkernels.core.call import COEFFICIENTS, TENSORS, Arriving, Call, Gradients, Outputs
+from snnkernels.core.call import COEFFICIENTS, RESETS, TENSORS, Arriving, Call, Gradients, Outputs
 from snnkernels.core.derivatives import BackwardOnly, asks_for_gradients, only_once
 from snnkernels.core.output_memory import empty_like
 from snnkernels.core.reference import NO_SECOND
 from snnkernels.core.state import State
 from snnkernels.core.strides import empty_rows
+from snnkernels.core.surrogates import Rectangle
 from snnkernels.ops._registration import (
     in_memory_order,
     lay_out,
@@ -94,6 +95,18 @@ def _backward_buffers(x, *flat):
     return tuple(make() if want else nothing(x) for make, want in zip(makers, wanted, strict=True))
 
 
+def _without_spike_gradient(call: Call, arriving: Arriving, x: Tensor) -> tuple[Call, Arriving]:
+    """The call where no gradient arrives on s: its terms change no bit of the others.
+
+    They are -0.0, which added to any number gives that number. Where no reset reaches back through
+    s either, the surrogate is 0 everywhere, also of a potential that is NaN.
+    """
+    ds = x.new_full((), -0.0).expand_as(x)
+    if call.detach_reset or RESETS[call.reset] == "none":
+        call = call._replace(surrogate=Rectangle.code, surrogate_p=0.0, surrogate_q=0.0)
+    return call, arriving._replace(s=ds)
+
+
 def _neuron_backward(x, *flat):
     made = _backward_buffers(x, *flat)
     *flat, wanted = flat
@@ -107,6 +120,8 @@ def _neuron_backward(x, *flat):
                 start = getattr(arriving, name) if name in State._fields else None
                 to.zero_() if start is None else to.copy_(start)
         return made
+    if arriving.s is None:
+        call, arriving = _without_spike_gradient(call, arriving, x)
     # Where dx is not wanted, only its strides are looked at.
     out = torch.empty_like(x, device="meta") if gradients.x is None else gradients.x
     layout, (x, ds, dh) = lay_out(out, x, arriving.s, arriving.h)

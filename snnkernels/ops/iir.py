@@ -160,7 +160,8 @@ class _Iir(BackwardOnly):
             return (None,) * 7
         if df is None:
             shape, dtype, device = ctx.like
-            df = torch.zeros((), dtype=dtype, device=device).expand(shape)
+            # Added to any number, -0.0 changes no bit of it.
+            df = torch.full((), -0.0, dtype=dtype, device=device).expand(shape)
         strides, checkpoint_every, chunks, backend = ctx.call
         needs = ctx.needs_input_grad[:4]
         learn = needs[2] or needs[3]

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 
 import snnkernels
-from snnkernels import Rectangle, State, Triangle
+from snnkernels import ATan, Rectangle, State, Triangle
 from snnkernels.backends import load
 from snnkernels.core import reference
 from snnkernels.core.call import Arriving, Call, Coefficient, Gradients
@@ -162,6 +162,23 @@ def test_shapes(kernel, shape):
     for reset in kernel.some(("hard", "trace"), shape[0]):
         x, want, arriving = make(shape, (2, 2), False, 0.8, reset)
         check(kernel, x, want, arriving, reset=reset, surrogate=Rectangle(width=1.0))
+
+
+@pytest.mark.parametrize("reset", ("hard", "soft", "none"))
+def test_no_gradient_on_spikes_adds_no_term(kernel, reset):
+    """Not even 0 times the surrogate of a potential that is NaN."""
+    x = torch.randn(20, 3, 7, device=kernel.device)
+    x[3, 0], x[6, 1], x[9, 2] = float("inf"), float("-inf"), float("nan")
+    options = {"reset": reset, "detach_reset": True, "surrogate": ATan(), "record": "h"}
+    for arrives in ("v", "h"):
+        found = []
+        for backend in (kernel.backend, "torch"):
+            leaf = x.clone().requires_grad_()
+            _, state, h = snnkernels.lif(leaf, backend=backend, **options)
+            out = state.v if arrives == "v" else h
+            found.append(*torch.autograd.grad(out, leaf, torch.ones_like(out)))
+        torch.testing.assert_close(*found, rtol=0, atol=0, equal_nan=True)
+        assert found[0].isfinite().any()
 
 
 def test_channels_last(kernel):
