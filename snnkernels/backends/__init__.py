@@ -1,4 +1,4 @@
-"""The backends of the neuron op: one module each, with the same two functions.
+"""The backends: one module each, with the functions that ``contract.py`` lists.
 
 ``neuron_forward`` and ``neuron_backward`` fill the buffers they are given and allocate nothing that
 outlives the call. Backend "torch" is ``snnkernels.core.reference`` and has no module here.

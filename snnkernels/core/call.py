@@ -131,8 +131,8 @@ class Call(NamedTuple):
 
         Args:
             tensors: as of `flatten`, as the following arguments.
-            options: as there.
-            numbers: as there.
+            options: whole numbers, as `flatten` gives them.
+            numbers: as `flatten` gives them.
             to_run: read numbers that a tracer left open, too; a tracer has no values to be read.
         """
         *tensors, traced = tensors

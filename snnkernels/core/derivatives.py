@@ -23,7 +23,7 @@ class BackwardOnly(torch.autograd.Function):
 
 
 def only_once(what: str) -> Callable[[Callable], Callable]:
-    """Make a function the last of its kind in a graph: it has no derivative, and says so.
+    """Make a function whose results cannot be differentiated: trying it is an error.
 
     Args:
         what: begins the error's sentence.

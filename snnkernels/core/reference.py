@@ -148,7 +148,7 @@ class Filter:
         return torch.stack(rows) if rows else self.zero.new_empty(0, *self.zero.shape)
 
 
-def lif(
+def lif(  # noqa: D417
     x: Tensor,
     state: State,
     *,
@@ -171,18 +171,7 @@ def lif(
     Args:
         x: `[T, N, *]`.
         state: v and, where refractory > 0, the steps that each neuron still has to wait.
-        decay: see `snnkernels.lif`, as the following arguments.
-        v_threshold: as there.
-        v_reset: as there.
-        reset: as there.
-        detach_reset: as there.
-        refractory: as there.
-        surrogate: as there.
-        record: as there.
-        synapse: as there.
-        gain: as there.
-        trace_decay: as there.
-        regulariser: as there.
+        decay: this and what follows, up to ``regulariser``, as `snnkernels.lif` takes it.
         smooth: replace the spike by the surrogate's primitive and the select of the hard reset by
             ``(1 - s) h + s v_reset``, so that the whole is differentiable (for gradcheck).
 
@@ -243,9 +232,9 @@ def mean_penalty(h: Tensor, v_threshold: float | Tensor, tolerance: float, shift
 
     Args:
         h: potentials before firing.
-        v_threshold: see `snnkernels.lif`, as the following arguments.
-        tolerance: as there.
-        shift: as there.
+        v_threshold: see `snnkernels.lif`.
+        tolerance: of the regulariser, see `snnkernels.lif`.
+        shift: of the regulariser.
     """
     theta = _coefficient(v_threshold, h, h.dtype)
     each = Penalty.apply(h, theta, tolerance, shift)

@@ -57,7 +57,7 @@ def exponential(tau: float) -> tuple[list[float], list[float]]:
 
 
 def delay(steps: int) -> tuple[list[float], list[float]]:
-    """Coefficients (alpha, beta) of an axon that takes so many steps (beta[q] of eq. 5d).
+    """Coefficients (alpha, beta) of an axon with a delay of ``steps`` (beta[q] of eq. 5d).
 
     Args:
         steps: 0 passes the input on.
@@ -124,7 +124,7 @@ class IIRSynapse(StatefulLayer):
 
     @classmethod
     def delay(cls, steps: int, **options) -> IIRSynapse:
-        """An axon that takes so many steps."""
+        """An axon with a delay of ``steps``."""
         return cls(*delay(steps), **options)
 
     def _run(self, x: Tensor, carry: bool) -> Tensor:

@@ -235,7 +235,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def rate_factor(step: int, *, steps: int, schedule: str, warmup: float) -> float:
-    """What the learning rate is multiplied with at a step (0-based) of so many."""
+    """What the learning rate is multiplied with at ``step`` (0-based) of ``steps``."""
     rise = round(warmup * steps)
     if step < rise:
         return (step + 1) / rise

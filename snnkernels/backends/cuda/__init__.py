@@ -80,7 +80,7 @@ def way() -> str | None:
 
 
 def why_no_way() -> str:
-    """Why the kernels are to be had in neither way; empty where the first one is there."""
+    """Why neither ahead-of-time nor just-in-time kernels are there; empty with the former."""
     return _way()[2]
 
 
@@ -99,7 +99,7 @@ def why_unavailable(device_type: str, index: int | None = None) -> str | None:
             "(Ampere) or newer; backends 'triton' and 'torch' may still work"
         )
     if way() is None:
-        return f"its kernels are to be had in neither way ({why_no_way()})"
+        return f"it has no kernels, nor a way to build them ({why_no_way()})"
     return None
 
 
