@@ -61,6 +61,11 @@ def asks_for_gradients(*tensors: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def in_forward_mode() -> bool:
+    """Whether tensors may carry a tangent, which a function without a ``jvp`` must refuse."""
+    return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
+
+
 def is_transformed() -> bool:
     """Whether a transform of torch.func is at work, under which tensors do not tell their values.
 

@@ -7,7 +7,12 @@ from torch import Tensor
 
 from snnkernels.backends import load
 from snnkernels.core.call import COEFFICIENTS, RESETS, TENSORS, Arriving, Call, Gradients, Outputs
-from snnkernels.core.derivatives import BackwardOnly, asks_for_gradients, only_once
+from snnkernels.core.derivatives import (
+    BackwardOnly,
+    asks_for_gradients,
+    in_forward_mode,
+    only_once,
+)
 from snnkernels.core.output_memory import empty_like
 from snnkernels.core.reference import NO_SECOND
 from snnkernels.core.state import State
@@ -52,23 +57,27 @@ def empty_outputs(x: Tensor, call: Call) -> Outputs:
     )
 
 
+def _made(x: Tensor, outputs: Outputs) -> tuple[Tensor, ...]:
+    """Outputs as the op returns them: what is not there is empty."""
+    return tuple(nothing(x) if t is None else t for t in outputs)
+
+
 def _forward_buffers(x, *flat):
-    return tuple(nothing(x) if t is None else t for t in empty_outputs(x, _call(flat)))
+    return _made(x, empty_outputs(x, _call(flat)))
 
 
 def _neuron_forward(x, *flat):
     call, backend = _call(flat, to_run=True), flat[-1]
-    made = _forward_buffers(x, *flat)
-    outputs = _absent_as_none(call, made)
+    outputs = empty_outputs(x, call)
     if x.numel() == 0:
         for to, start in zip((*outputs.state, outputs.penalty), (*call.state, None), strict=True):
             if to is not None:
                 to.zero_() if start is None else to.copy_(start)
-        return made
+        return _made(x, outputs)
     layout, (x,) = lay_out(outputs.s, x)
     state = State(*map(in_memory_order, call.state, outputs.state))
     load(backend).neuron_forward(layout, call._replace(state=state), x, outputs)
-    return made
+    return _made(x, outputs)
 
 
 def _call(flat: tuple, to_run: bool = False) -> Call:
@@ -209,12 +218,12 @@ def run(x: Tensor, call: Call, backend: str) -> tuple[Tensor, Tensor | None, Ten
     Returns:
         s, h or None, the mean penalty or None, the state after the last step.
     """
-    backward = asks_for_gradients(x, *call.flatten()[0])
+    coefficients = (getattr(call, name).tensor for name in COEFFICIENTS)
+    backward = asks_for_gradients(x, *coefficients, call.alpha, call.beta, *call.state)
     if not backward:
         call = call._replace(checkpoint_every=0)
-    # A function without a gradient still raises for forward mode, but cannot be traced.
-    traced = torch.compiler.is_compiling() and not backward
     tensors, *rest = call.flatten()
-    function = _Neuron.forward if traced else _Neuron.apply
+    # Without a derivative to ask for, the function itself: `apply` takes as long as a small call.
+    function = _Neuron.apply if backward or in_forward_mode() else _Neuron.forward
     made = _absent_as_none(call, function(x, *tensors, *rest, backend))
     return made.s, made.h, made.penalty, made.state
