@@ -16,8 +16,8 @@ PY    := $(BIN)/python
 CPP_FILES = git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test pytest ctest lint format bench bench-baseline bench-compare peers \
-        gpu docs clean
+.PHONY: help venv build demo test pytest ctest lint format bench bench-baseline bench-compare \
+        gpu ptx docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -39,11 +39,16 @@ define build
 	    echo '*** The CUDA kernels were not built (see above); all else works. ***' >&2; }; }
 endef
 
+# --no-deps: spikingjelly asks for torchvision and torchaudio, of which no release loads beside the
+# pinned torch; its neurons do without.
+PEERS := snntorch spikingjelly norse sinabs nir nirtorch loguru h5py pbr
+
 $(STAMP): constraints.txt pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q -c constraints.txt setuptools wheel cmake ninja pybind11
 	$(PY) -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(PY) -m pip install -q -c constraints.txt --no-deps $(PEERS)
 	touch $@
 
 venv: $(STAMP)  ## the environment in .venv
@@ -93,11 +98,6 @@ bench-compare: build  ## times the ops again; a ratio to BASELINE for each case
 	@test -f $(BASELINE) || { echo 'There is no $(BASELINE): `make bench-baseline` writes it.'; exit 1; }
 	$(PY) -m pytest -q tests/benchmarks/bench_lif.py --benchmark-json=build/benchmarks.json
 	$(PY) -m tests.benchmarks.ratios $(BASELINE) build/benchmarks.json
-
-# --no-deps: spikingjelly asks for torchvision and torchaudio, of which no release loads beside the
-# pinned torch; its neurons do without.
-peers: $(STAMP)  ## installs the libraries that `make bench` compares with
-	$(PY) -m pip install -q -c constraints.txt --no-deps snntorch spikingjelly loguru
 
 gpu: PY := $(if $(wildcard $(STAMP)),$(PY),$(PYTHON))
 gpu: export PATH := $(if $(wildcard $(STAMP)),$(BIN):,)$(PATH)

@@ -348,7 +348,7 @@ def main() -> None:
         return
     missing = peers.installed(0.5)[1]
     for name, reason in missing.items():
-        print(f"left out: {name} ({reason}; `make peers` installs it)", flush=True)
+        print(f"left out: {name} ({reason})", flush=True)
     results = {"calls_us": time_calls(), "missing": missing, "cases": []}
     command = " ".join(["python bench/kernels.py", *sys.argv[1:]])
     for case in BENCH_CASES:
