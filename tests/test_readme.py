@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-PAGES = [README.parent / "docs" / "your-own-neuron.md"]
+PAGES = [
+    page
+    for page in sorted(README.parent.glob("docs/*.md"))
+    if "```python" in page.read_text(encoding="utf-8")
+]
 
 
 def _blocks(page: Path) -> list[str]:
