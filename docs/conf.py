@@ -4,6 +4,7 @@ import snnkernels
 
 project = "snnkernels"
 author = "The snnkernels authors"
+copyright = author
 release = version = snnkernels.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]

@@ -190,7 +190,8 @@ def iir(
     For t = 0 ... T-1 (Fang et al., eq. 5d), each product and sum rounded by itself in float32,
     inputs before outputs and older before newer ones::
 
-        f[t] = beta[Q] * x[t-Q] + ... + beta[0] * x[t] + alpha[P] * f[t-P] + ... + alpha[1] * f[t-1]
+        f[t] = beta[Q] * x[t-Q] + ... + beta[0] * x[t]
+               + alpha[P] * f[t-P] + ... + alpha[1] * f[t-1]
 
     The backward pass is the adjoint filter: exact, and it keeps nothing of x or f unless alpha or
     beta learn; then it keeps x and the last P outputs every few steps.

@@ -63,7 +63,8 @@ def lif(
     The general neuron (Fang et al., eq. 5a-e) has more before the threshold: a filter as synapse,
     a gain, and with ``reset="trace"`` a trace of earlier spikes in place of a reset::
 
-        i[t] = beta[Q] * x[t-Q] + ... + beta[0] * x[t] + alpha[P] * i[t-P] + ... + alpha[1] * i[t-1]
+        i[t] = beta[Q] * x[t-Q] + ... + beta[0] * x[t]
+               + alpha[P] * i[t-P] + ... + alpha[1] * i[t-1]
         r[t] = trace_decay * r[t-1] + s[t-1]
         h[t] = decay * v[t-1] + gain * i[t] - v_threshold * r[t]
 
