@@ -1,5 +1,7 @@
 """Fused kernels for spiking neural networks: the whole time loop of a neuron layer in one pass."""
 
+from importlib import import_module
+
 from snnkernels.backends import available_backends
 from snnkernels.core.output_memory import keep_freed_memory, release_freed_memory
 from snnkernels.core.spike import spike
@@ -26,6 +28,8 @@ from snnkernels.ops.lif import lif
 
 __version__ = "0.1.0"
 
+_CONVERT = ("accelerate", "convert", "original", "restore")
+
 __all__ = [
     "ATan",
     "CurrentEncoder",
@@ -42,13 +46,23 @@ __all__ = [
     "State",
     "Surrogate",
     "Triangle",
+    "accelerate",
     "available_backends",
     "detach",
     "fuse",
     "iir",
     "keep_freed_memory",
     "lif",
+    "original",
     "release_freed_memory",
     "reset",
+    "restore",
     "spike",
 ]
+
+
+def __getattr__(name: str):
+    if name not in _CONVERT:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    convert = import_module("snnkernels.convert")  # when it is first asked for
+    return convert if name == "convert" else getattr(convert, name)

@@ -147,7 +147,7 @@ class _Recorder(TorchDispatchMode):
         if name.startswith("__"):  # __and__, __or__
             plain = f"bitwise_{name.strip('_').lstrip('ir')}"
         known = plain in LOWER or plain in FULL or plain in CONSTANT or plain in COPIES
-        if not known and plain not in EMPTY and plain not in ("stack", "cat"):
+        if not known and plain not in EMPTY and plain not in ("stack", "cat", "select_backward"):
             raise Refused(why_not(plain))
         if in_place:
             self._check_target(args[0])
@@ -160,6 +160,8 @@ class _Recorder(TorchDispatchMode):
             value = CONSTANT[plain]
         elif plain in COPIES:
             value = self._copy(plain, in_place, args)
+        elif plain == "select_backward" and args[1][args[2]] == 1:  # of the only one
+            value = self.value(args[0])
         elif plain in LOWER:
             arguments = [self.value(a) for a in args]
             options = {k: self.value(v) for k, v in kwargs.items()}

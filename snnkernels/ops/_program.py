@@ -7,12 +7,14 @@ to broadcast over it; states that are None start at the number in ``start``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from snnkernels.backends import load
+from snnkernels.backends import checkpoint_every, load
 from snnkernels.core import program_reference
-from snnkernels.core.derivatives import BackwardOnly, only_once
+from snnkernels.core.derivatives import BackwardOnly, asks_for_gradients, only_once
 from snnkernels.core.output_memory import empty_like
 from snnkernels.core.program import parse
 from snnkernels.core.strides import empty_rows
@@ -276,3 +278,43 @@ class FusedNeuron(BackwardOnly):
             *gradients[:-1],
         )
         return (*(None,) * 7, *(g if want else None for g, want in zip(found, wanted, strict=True)))
+
+
+def run(
+    program: str,
+    x: Sequence[Tensor],
+    state: Sequence[Tensor | None],
+    start: list[float],
+    parameters: Sequence[Tensor],
+    numbers: Sequence[float],
+    recorded: list[bool],
+    backend: str,
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Run all time steps, with a backward pass where one is asked for.
+
+    Args:
+        program: the canonical text.
+        x: inputs `[T, N, *]`, of one shape and dtype.
+        state: before the first step, `[N, *]`; None: the number in ``start``.
+        start: those numbers.
+        parameters: see the module.
+        numbers: values of the slots.
+        recorded: of each output, whether it is float32 rather than of x's dtype.
+        backend: its name.
+
+    Returns:
+        The outputs `[T, N, *]`, and the states after the last step `[N, *]`.
+    """
+    if asks_for_gradients(*x, *state, *parameters):
+        every = program_reference.CHECKPOINT_EVERY
+        if backend != "torch":
+            every = checkpoint_every(backend)
+        found = FusedNeuron.apply(
+            *(program, start, numbers, recorded, every, backend, len(x)),
+            *(*x, *state, *parameters),
+        )
+        return found[: len(recorded)], found[len(recorded) : -1]
+    outputs, states, _ = torch.ops.snnkernels.program_forward(
+        program, x, state, start, parameters, numbers, recorded, 0, backend
+    )
+    return outputs, states

@@ -12,13 +12,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from snnkernels.backends import checkpoint_every, choose
-from snnkernels.core.derivatives import asks_for_gradients
+from snnkernels.backends import choose
 from snnkernels.core.program import equations, parse
-from snnkernels.core.program_reference import CHECKPOINT_EVERY
 from snnkernels.core.trace import Traced, trace
 from snnkernels.ops._checks import check_input, check_state_part, state_dtype
-from snnkernels.ops._program import FusedNeuron
+from snnkernels.ops._program import run
 from snnkernels.ops._state_tuple import state_type
 from snnkernels.ops._step_arguments import (
     option_values,
@@ -100,17 +98,7 @@ class FusedStep:
         program, numbers, captured = self._program(tensors, options)
         place = {"dtype": state_dtype(x[0]), "device": x[0].device}
         values += [value.to(**place) for value in captured]
-        if asks_for_gradients(*x, *states, *values):
-            every = CHECKPOINT_EVERY if backend == "torch" else checkpoint_every(backend)
-            found = FusedNeuron.apply(
-                *(program, start, numbers, self.recorded, every, backend, len(x)),
-                *(*x, *states, *values),
-            )
-            outputs, states = found[: len(self.recorded)], found[len(self.recorded) : -1]
-        else:
-            outputs, states, _ = torch.ops.snnkernels.program_forward(
-                program, x, states, start, values, numbers, self.recorded, 0, backend
-            )
+        outputs, states = run(program, x, states, start, values, numbers, self.recorded, backend)
         return (*outputs, self.state_type(*states))
 
     def traced(self, tensors: tuple[str, ...], options: tuple) -> Traced:

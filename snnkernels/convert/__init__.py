@@ -1,0 +1,20 @@
+"""Drop-in: networks written for another library run their neurons over time in one fused pass.
+
+`accelerate` takes a network as it is; each library has one file here, which is imported when a
+network has its modules.
+"""
+
+from snnkernels.convert.adapter import Adapter
+from snnkernels.convert.fused import Kept
+from snnkernels.convert.report import Entry, Report
+from snnkernels.convert.swap import accelerate, original, restore
+
+__all__ = [
+    "Adapter",
+    "Entry",
+    "Kept",
+    "Report",
+    "accelerate",
+    "original",
+    "restore",
+]
