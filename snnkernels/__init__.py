@@ -17,6 +17,7 @@ from snnkernels.core.surrogates import (
     Triangle,
 )
 from snnkernels.nn._stateful import detach, reset
+from snnkernels.nn.checkpoint_time import checkpoint_time
 from snnkernels.nn.lif import LIF
 from snnkernels.nn.neuron import Neuron
 from snnkernels.nn.over_time import OverTime
@@ -48,6 +49,7 @@ __all__ = [
     "Triangle",
     "accelerate",
     "available_backends",
+    "checkpoint_time",
     "detach",
     "fuse",
     "iir",

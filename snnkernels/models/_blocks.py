@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snnkernels.core.checks import check_choice, check_share, check_whole, check_wholes
+from snnkernels.nn._chunks import InChunks
 from snnkernels.nn.lif import LIF
 from snnkernels.nn.over_time import OverTime
 from snnkernels.nn.readout import LeakyReadout, mean, total
@@ -184,7 +185,7 @@ class StepsNorm(nn.Module):
         return self.norm(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
-class StepDropout(nn.Module):
+class StepDropout(InChunks, nn.Module):
     """Dropout with one mask for all time steps (Lee et al. 2019; Stöckl's thesis, sec. 5.2.5).
 
     Args:
@@ -203,7 +204,12 @@ class StepDropout(nn.Module):
         """Drop and scale by 1 / (1 - p) in training, pass through in evaluation."""
         if not self.training or self.p == 0:
             return x
-        return x * torch.empty_like(x[:1]).bernoulli_(1 - self.p).div_(1 - self.p)
+        mask = self._chunk.drawn if self._steps_before else None
+        if mask is None:
+            mask = torch.empty_like(x[:1]).bernoulli_(1 - self.p).div_(1 - self.p)
+        if self._chunk is not None:
+            self._chunk.drawn = mask
+        return x * mask
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

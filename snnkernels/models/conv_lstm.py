@@ -26,6 +26,8 @@ class ConvLSTM(nn.Module):
         x `[T, N, in_channels, H, W]`, output: hidden states `[T, N, channels, H, W]`.
     """
 
+    needs_all_steps = "it starts from a state of zero"
+
     def __init__(self, in_channels: int, channels: int, kernel: int = 3) -> None:
         super().__init__()
         check_wholes(in_channels=in_channels, channels=channels, kernel=kernel)

@@ -105,6 +105,8 @@ class SeriesSNN(nn.Module):
         eq. 7.
     """
 
+    needs_all_steps = "its input has time second"
+
     def __init__(
         self,
         features: int,

@@ -20,6 +20,7 @@ from snnkernels.models._blocks import (
     Weights,
     init_weights,
 )
+from snnkernels.nn._chunks import InChunks
 from snnkernels.nn.lif import LIF
 from snnkernels.nn.norm import BNTT
 from snnkernels.nn.readout import LeakyReadout
@@ -110,7 +111,7 @@ class _Make:
         return neuron
 
 
-class SResNet(SequenceNetwork):
+class SResNet(InChunks, SequenceNetwork):
     """S-ResNet with 6n + 2 layers (sec. 3.2), and its non-spiking twin.
 
     A 3x3 convolution, three stages of n blocks of two 3x3 convolutions (filters, 2 filters and 4
@@ -224,4 +225,4 @@ class SResNet(SequenceNetwork):
         out = self.fc(spikes.mean((-2, -1)))
         if self.vote is not None:
             out = self.vote(out)
-        return self.readout(out) / out.shape[0]
+        return self.readout(out) / (self._steps_before + out.shape[0])

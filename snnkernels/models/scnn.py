@@ -81,6 +81,8 @@ class TemporalConv(nn.Module):
         x `[T, N, cin, H, W]`, output `[T, N, cout, H, W]`.
     """
 
+    needs_all_steps = "it looks back at the steps of an earlier chunk"
+
     def __init__(self, cin: int, cout: int, kernel: int = 4, depth: int = 4) -> None:
         super().__init__()
         check_wholes(cin=cin, cout=cout, kernel=kernel, depth=depth)

@@ -42,6 +42,11 @@ class HybridLIF(NumbersInStateDict):
         self._number("firing", True)
         self.neuron = LIF(**options)
 
+    @property
+    def needs_all_steps(self) -> str | None:
+        """Why it cannot be run in chunks, before the switch."""
+        return None if self.firing else "before it fires, it starts from a potential of zero"
+
     def forward(self, x: Tensor) -> Tensor:
         """Spikes, or the stand-in; same shape as x."""
         if self.firing:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snnkernels.core.checks import check_whole
 from snnkernels.core.state import State
+from snnkernels.nn._chunks import InChunks
 from snnkernels.nn._numbers import NumbersInStateDict
 from snnkernels.ops._checks import check_number, check_values
 from snnkernels.ops._time_chunks import largest_pole
@@ -26,7 +27,7 @@ def _repeats_a_recorded_call() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
-class StatefulLayer(NumbersInStateDict):
+class StatefulLayer(InChunks, NumbersInStateDict):
     """What all layers with a memory share: the carried state and the coefficients.
 
     The state is no part of ``state_dict``; ``.to(device)`` moves it, and it stays float32. The
@@ -173,6 +174,23 @@ class StatefulLayer(NumbersInStateDict):
                 f"x must be [T, N, {channels}]; got {list(x.shape)}. "
                 f"A single step [N, {channels}] goes to step()"
             )
+        state = self._carried(carry)
+        if state is None:
+            return None
+        step = x.shape[1:]
+        part = next(p for p in state if p is not None)
+        shape = part.shape[part.ndim - len(step) :]  # a filter's state has its lags in front
+        if shape != step:
+            raise ValueError(
+                f"x has steps of shape {list(step)}, the carried state {list(shape)}: "
+                "call reset() before another batch size"
+            )
+        return state
+
+    def _carried(self, carry: bool) -> State | None:
+        """The state of earlier steps, if there were any."""
+        if self._chunk is not None:
+            return self._chunk.begin(type(self).__name__)
         if not carry:
             return None
         if in_backward():
@@ -180,21 +198,20 @@ class StatefulLayer(NumbersInStateDict):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._calls += 1
             self._start_of_call = self.state if self._calls == 1 else None
-        if self.state is None:
-            return None
-        step = x.shape[1:]
-        part = next(p for p in self.state if p is not None)
-        shape = part.shape[part.ndim - len(step) :]  # a filter's state has its lags in front
-        if shape != step:
-            raise ValueError(
-                f"x has steps of shape {list(step)}, the carried state {list(shape)}: "
-                "call reset() before another batch size"
-            )
         return self.state
+
+    def _state_before(self) -> State | None:
+        return self._carried(self.stateful)
+
+    def _leave(self, state: State | None, penalty: Tensor | None) -> None:
+        if self.stateful and not in_backward():
+            self.state = state
 
     def _end(self, state: State, x: Tensor, carry: bool) -> None:
         """Keep the state after x, unless x is run again."""
-        if carry and x.shape[0] and not in_backward():
+        if self._chunk is not None:
+            self._chunk.end = state
+        elif carry and x.shape[0] and not in_backward():
             self.state = state
 
     def _apply(self, fn, recurse: bool = True):

@@ -25,6 +25,8 @@ class Code(nn.Module):
         x `[N, *]`, floating point; output `[T, N, *]` in x's dtype.
     """
 
+    needs_all_steps = "it makes all steps from one input. Give checkpoint_time what it makes"
+
     def __init__(self, steps: int) -> None:
         super().__init__()
         check_whole("steps", steps)

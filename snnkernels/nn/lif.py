@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from snnkernels.backends import check_name
+from snnkernels.core.state import State
 from snnkernels.core.surrogates import Surrogate
 from snnkernels.nn._stateful import StatefulLayer, in_backward
 from snnkernels.ops._checks import (
@@ -157,8 +158,15 @@ class LIF(StatefulLayer):
             self._keep_penalty(more.pop())
         return (s, *more) if more else s
 
+    def _leave(self, state: State | None, penalty: Tensor | None) -> None:
+        super()._leave(state, penalty)
+        if penalty is not None:
+            self._keep_penalty(penalty)
+
     def _keep_penalty(self, penalty: Tensor) -> None:
-        if not in_backward():
+        if self._chunk is not None:
+            self._chunk.penalty = penalty
+        elif not in_backward():
             self.penalty, self._penalty_learns = penalty, penalty.requires_grad
         elif penalty.requires_grad and not self._penalty_learns:
             raise RuntimeError(

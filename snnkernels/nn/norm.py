@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from snnkernels.core.checks import check_positive, check_wholes, is_number
+from snnkernels.nn._chunks import InChunks
 from snnkernels.ops.bntt import NormaliseSteps, _per_step
 
 
-class BNTT(nn.Module):
+class BNTT(InChunks, nn.Module):
     """Batch normalisation with its own statistics and scale at every time step, and no shift.
 
     One op over the whole sequence. A sequence shorter than ``steps`` uses the first of them (early
@@ -64,12 +65,13 @@ class BNTT(nn.Module):
                 f"x must be [T, N, C, *] with C = channels = {self.channels}; got {list(x.shape)}"
             )
         steps = x.shape[0]
-        if steps > self.steps:
-            raise ValueError(f"x must have at most steps = {self.steps} time steps; got {steps}")
-        weight = self.weight[:steps]
+        first, last = self._steps_before, self._steps_before + steps
+        if last > self.steps:
+            raise ValueError(f"x must have at most steps = {self.steps} time steps; got {last}")
+        weight = self.weight[first:last]
         if not self.training:
-            scale = weight * (self.running_var[:steps] + self.eps).rsqrt()
-            shift = _per_step(-self.running_mean[:steps] * scale, x.ndim)
+            scale = weight * (self.running_var[first:last] + self.eps).rsqrt()
+            shift = _per_step(-self.running_mean[first:last] * scale, x.ndim)
             return torch.addcmul(shift, x, _per_step(scale, x.ndim)).to(x.dtype)
         samples = x[0, :, 0].numel() if steps else 0
         if samples < 2:
@@ -82,10 +84,10 @@ class BNTT(nn.Module):
             var = (rstd**-2 - self.eps) * (samples / (samples - 1))  # unbiased
             share = self.momentum
             if share is None:
-                tracked = self.num_batches_tracked[:steps].add_(1)
+                tracked = self.num_batches_tracked[first:last].add_(1)
                 share = tracked.reciprocal().to(self.running_mean.dtype)[:, None]
             for running, new in ((self.running_mean, mean), (self.running_var, var)):
-                running[:steps].lerp_(new.to(running.dtype), share)
+                running[first:last].lerp_(new.to(running.dtype), share)
         return out
 
     def extra_repr(self) -> str:
