@@ -4,6 +4,7 @@
 network has its modules.
 """
 
+from snnkernels.convert import clock_driven
 from snnkernels.convert.adapter import Adapter
 from snnkernels.convert.fused import Kept
 from snnkernels.convert.report import Entry, Report
@@ -15,6 +16,7 @@ __all__ = [
     "Kept",
     "Report",
     "accelerate",
+    "clock_driven",
     "original",
     "restore",
 ]

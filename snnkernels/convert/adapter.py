@@ -99,8 +99,10 @@ class Adapter:
             kind[last] = tensor
 
     def options(self, module: nn.Module) -> dict[str, object]:
-        """What the report shows: the arguments of the constructor that are attributes."""
-        names = inspect.signature(original_class(module).__init__).parameters
+        """What the report shows: the arguments of its constructors that are attributes."""
+        kinds = original_class(module).__mro__
+        own = (k for k in kinds if "__init__" in vars(k) and not k.__module__.startswith("torch."))
+        names = dict.fromkeys(n for k in own for n in inspect.signature(k.__init__).parameters)
         return {n: getattr(module, n) for n in names if n != "self" and hasattr(module, n)}
 
     def run(
