@@ -160,11 +160,17 @@ def parse(text: str) -> Program:
     )
 
 
+def is_number(value: str | float | None) -> bool:
+    """Whether a value of a `Builder` is a number, open or not."""
+    return isinstance(value, float) or value is not None and value[0] == "n"
+
+
 class Builder:
     """Collects instructions, each once, while a step is traced.
 
-    An argument is the name of a value or a float. Nothing here changes a bit of a result, and
-    nothing depends on the value of a number, but for the comparison of a condition with 0.
+    An argument is the name of a value or a float; numbers whose values are open have names, ``n0,
+    n1, ...``, too. Nothing here changes a bit of a result, and nothing depends on the value of a
+    number, but for the comparison of a condition with 0.
     """
 
     def __init__(self) -> None:
@@ -182,7 +188,7 @@ class Builder:
     def emit(self, operation: str, *arguments: str | float) -> str | float:
         """The name of the result, of an earlier instruction where there is an equal one."""
         a, *rest = arguments
-        if operation == "mul" and a == 1.0 and isinstance(rest[0], float):  # a number as a tensor
+        if operation == "mul" and a == 1.0 and is_number(rest[0]):  # a number as a tensor
             return rest[0]
         if self.is_condition(a) and rest == [0.0]:  # s > 0 of a spike
             if operation in ("gt", "ne"):
@@ -213,8 +219,11 @@ def build(
     instructions: Sequence[tuple[str, str, tuple]],
     results: Sequence[str | float],
     gradients: Sequence[str | float | None],
-) -> tuple[Program, tuple[float, ...]]:
+) -> tuple[Program, tuple[str | float, ...]]:
     """Sort instructions into the parts of a program and make slots of its numbers.
+
+    An open number has one slot, a float one for each of its uses: which of them are equal is no
+    part of the program.
 
     Args:
         counts: of inputs, states and parameters.
@@ -223,25 +232,28 @@ def build(
         gradients: as in `Program`, names, floats or None.
 
     Returns:
-        The program and the values of its number slots.
+        The program and, for each of its slots, the name of an open number or a float.
     """
     forward = _needed(instructions, results)
     both = _needed(instructions, [*results, *gradients])
     constant = {f"p{k}" for k in range(counts[2])}
     for name, _, arguments in instructions:
-        if all(isinstance(a, float) or a in constant for a in arguments):
+        if all(is_number(a) or a in constant for a in arguments):
             constant.add(name)
     once = [i for i in instructions if i[0] in both and i[0] in constant]
     step = [i for i in instructions if i[0] in forward and i[0] not in constant]
     back = [i for i in instructions if i[0] in both and i[0] not in forward | constant]
     names: dict[str, str] = {}
-    numbers: list[float] = []
+    slots: dict[str, str] = {}
+    numbers: list[str | float] = []
 
     def rename(value: str | float | None) -> str | None:
-        if isinstance(value, float):
+        if is_number(value) and value not in slots:
             numbers.append(value)
-            return f"n{len(numbers) - 1}"
-        return value if value is None else names.get(value, value)
+            if isinstance(value, float):
+                return f"n{len(numbers) - 1}"
+            slots[value] = f"n{len(numbers) - 1}"
+        return value if value is None else slots.get(value) or names.get(value, value)
 
     def part(chosen: list) -> tuple[Instruction, ...]:
         out = []

@@ -11,12 +11,14 @@ import linecache
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import _len_torch_function_stack, _pop_mode, _push_mode
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _disable_current_modes,
@@ -34,6 +36,7 @@ from snnkernels.core.lower import (
     Value,
     why_not,
 )
+from snnkernels.core.numbers import Expression, LooksAt, Number, evaluate
 from snnkernels.core.program import Builder, build
 
 NEURONS = 11  # of the step that is traced: unusual, so that a wrong shape is seen
@@ -47,14 +50,21 @@ class Traced(NamedTuple):
 
     Attributes:
         program: the canonical text.
-        numbers: values of its slots.
+        numbers: values of its slots, as floats or as expressions of parameters that stay open.
         constants: 0-d tensors that the step has captured, its last parameters; they are read at
             each call.
     """
 
     program: str
-    numbers: tuple[float, ...]
+    numbers: tuple[Expression, ...]
     constants: tuple[Tensor, ...]
+
+    def with_values(self, values: Mapping[str, int | float]) -> Traced:
+        """The same with the values of its slots where open parameters have these values."""
+        numbers = tuple(float(evaluate(number, values)) for number in self.numbers)
+        if any(map(math.isnan, numbers)):
+            raise ValueError("a number in the step is NaN")
+        return self._replace(numbers=numbers)
 
 
 def _place(home: str | None) -> str:
@@ -84,6 +94,7 @@ class _Recorder(TorchDispatchMode):
         self.kept: list[Tensor] = []  # as long as a tensor lives, its place is its own
         self.leaves: set[int] = set()
         self.constants: list[Tensor] = []
+        self.numbers: dict[float, Number] = {}
 
     def define(self, tensor: Tensor, value: Value | None) -> None:
         self.kept.append(tensor)
@@ -99,7 +110,8 @@ class _Recorder(TorchDispatchMode):
         if isinstance(argument, bool) or argument is None or isinstance(argument, str):
             return argument
         if isinstance(argument, (int, float)):
-            return float(argument)
+            number = self.numbers.get(argument)
+            return float(argument) if number is None else number.name
         if not isinstance(argument, Tensor):
             return argument
         value, size = self.values.get(_key(argument), (None, -1))
@@ -185,6 +197,10 @@ class _Recorder(TorchDispatchMode):
     def _lower(self, name: str, arguments: list, options: dict, args: tuple) -> Value:
         if name in ("add", "max") and all(map(_is_bool, args[:2])):
             name = "logical_or"
+        looked_at = [options.get("alpha"), *(arguments if name == "pow" else ())]
+        for number in self.numbers.values():
+            if number.name in looked_at:  # what these do depends on its value
+                number.look()
         return LOWER[name](self.builder, *arguments, **options)
 
     def _check_target(self, target: Tensor) -> None:
@@ -220,13 +236,23 @@ def _is_bool(tensor: object) -> bool:
 
 
 @contextmanager
-def _clean_place():
+def _no_function_modes() -> Iterator[None]:
+    modes = [_pop_mode() for _ in range(_len_torch_function_stack())]
+    try:
+        yield
+    finally:
+        for mode in reversed(modes):
+            _push_mode(mode)
+
+
+@contextmanager
+def _clean_place() -> Iterator[None]:
     """No mode, no inference mode, no autocast, gradients on, float32."""
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
         if is_in_torch_dispatch_mode():  # asked first: it imports much
             stack.enter_context(_disable_current_modes())
-        stack.enter_context(torch._C.DisableTorchFunction())
+        stack.enter_context(_no_function_modes())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for device in ("cpu", "cuda"):
@@ -244,7 +270,8 @@ def trace(
     states: int,
     outputs: int,
     tensors: tuple[str, ...],
-    numbers: Mapping[str, float],
+    values: Mapping[str, object],
+    open_numbers: Mapping[str, type] = MappingProxyType({}),
 ) -> Traced:
     """Trace one step and its derivative.
 
@@ -255,9 +282,11 @@ def trace(
         outputs: how many.
         tensors: names of the parameters that are tensors; each is one value per neuron in the
             trace.
-        numbers: the other parameters.
+        values: of the other parameters.
+        open_numbers: parameters that are numbers of any value, and their types, int or float.
 
     Raises:
+        LooksAt: the step needs the value of one of those.
         ValueError: the step cannot be traced; the message names the operation and its line.
         TypeError: it returns something else than tensors.
     """
@@ -276,9 +305,10 @@ def trace(
         gradients = [torch.ones(1, NEURONS) for _ in range(outputs + states)]
         for k, tensor in enumerate(gradients):
             recorder.leaf(tensor, f"g{k}" if k < outputs else f"d{k - outputs}")
+        numbers = {key: Number(key, kind, recorder.numbers) for key, kind in open_numbers.items()}
         try:
             with recorder:
-                returned = step(*x, *v, **p, **numbers)
+                returned = step(*x, *v, **p, **values, **numbers)
                 results = _checked_results(returned, name, states, outputs, recorder)
                 roots = [k for k, r in enumerate(results) if r.requires_grad]
                 leaves = [*x, *v, *p.values()]
@@ -290,17 +320,19 @@ def trace(
                         [gradients[k].view(results[k].shape) for k in roots],
                         allow_unused=True,
                     )
-                values = [recorder.value(r) for r in results]
+                made = [recorder.value(r) for r in results]
                 back = [None if g is None else recorder.value(g) for g in found]
         except Refused as reason:
             raise ValueError(f"{name} cannot be fused: {reason}") from None
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
+            if numbers:  # perhaps it took one where only a float will do
+                raise LooksAt(frozenset(numbers)) from None
             if "leaf Variable" in str(error):
                 raise ValueError(
                     f"{name} cannot be fused: it changes an input, a state or a parameter in place"
                 ) from error
             raise
-    return _finished(recorder, (inputs, states, len(tensors)), values, back)
+    return _finished(recorder, (inputs, states, len(tensors)), made, back)
 
 
 def _checked_results(returned, name, states, outputs, recorder) -> tuple[Tensor, ...]:
@@ -327,7 +359,7 @@ def _checked_results(returned, name, states, outputs, recorder) -> tuple[Tensor,
     return tuple(out)
 
 
-def _finished(recorder: _Recorder, counts: tuple[int, int, int], values, back) -> Traced:
+def _finished(recorder: _Recorder, counts: tuple[int, int, int], made, back) -> Traced:
     """Captured constants become the last parameters."""
     rename = {f"k{k}": f"p{counts[2] + k}" for k in range(len(recorder.constants))}
     instructions = [
@@ -336,8 +368,8 @@ def _finished(recorder: _Recorder, counts: tuple[int, int, int], values, back) -
     ]
     counts = (*counts[:2], counts[2] + len(recorder.constants))
     back = [rename.get(g, g) for g in back] + [None] * len(recorder.constants)
-    values = [rename.get(r, r) for r in values]
-    program, numbers = build(counts, instructions, values, back)
-    if any(math.isnan(n) for n in numbers):
-        raise ValueError("a number in the step is NaN")
+    made = [rename.get(r, r) for r in made]
+    program, numbers = build(counts, instructions, made, back)
+    known = {number.name: number.expression for number in recorder.numbers.values()}
+    numbers = tuple(known.get(number, number) for number in numbers)
     return Traced(program.text(), numbers, tuple(recorder.constants))

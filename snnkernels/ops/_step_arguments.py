@@ -12,6 +12,8 @@ from torch import Tensor
 from snnkernels.core.surrogates import Surrogate
 from snnkernels.ops._checks import state_dtype
 
+NUMBERS = {"int": int, "float": float}  # options that `snnkernels.core.trace` may leave open
+
 
 def step_name(step: Callable) -> str:
     return getattr(step, "__qualname__", type(step).__name__)

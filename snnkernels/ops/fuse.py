@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from snnkernels.backends import choose
+from snnkernels.core.numbers import LooksAt
 from snnkernels.core.program import equations, parse
 from snnkernels.core.trace import Traced, trace
 from snnkernels.ops._checks import check_input, check_state_part, state_dtype
 from snnkernels.ops._program import run
 from snnkernels.ops._state_tuple import state_type
 from snnkernels.ops._step_arguments import (
+    NUMBERS,
     option_values,
     recorded_outputs,
     sample_shaped,
@@ -38,8 +40,8 @@ class FusedStep:
         state: where to start: a tuple with a number or tensor `[N, *]` for each state of the step,
             what an earlier call returned, or None for zeros. Default: None.
         backend: "auto", "torch" or "cpp". Default: "auto".
-        **parameters: the keyword-only arguments of the step. A number is a constant of the
-            program; a tensor, 0-d, `[C]` (one value per channel, C = ``x.shape[2]``) or `[*]` (one
+        **parameters: the keyword-only arguments of the step. A number has no
+            gradient, and a new one needs no new trace; a tensor, 0-d, `[C]` (one value per channel, C = ``x.shape[2]``) or `[*]` (one
             per neuron of a sample), has a gradient. Anything else that is hashable is an option
             of the step, such as a surrogate.
 
@@ -261,21 +263,49 @@ def _traced(
     tensors: tuple[str, ...],
     options: tuple,
 ) -> Traced:
+    """What runs, with the values of its numbers."""
+    values = option_values(options)
+    numbers = {name: kind for name, kind, _ in options if kind in NUMBERS}
+    while True:
+        others = tuple(option for option in options if option[0] not in numbers)
+        found = _traced_once(step, inputs, states, outputs, tensors, others, tuple(numbers.items()))
+        if isinstance(found, Traced):
+            return found.with_values(values)
+        numbers = {name: kind for name, kind in numbers.items() if name not in found}
+
+
+@lru_cache(maxsize=512)
+def _traced_once(
+    step: Callable,
+    inputs: int,
+    states: int,
+    outputs: int,
+    tensors: tuple[str, ...],
+    options: tuple,
+    numbers: tuple[tuple[str, str], ...],
+) -> Traced | frozenset[str]:
+    """What serves all values of these numbers, or those that the step looks at."""
     if step_name(step).endswith("<lambda>"):
-        _warn_of_lambda(step.__code__)
-    return trace(step, inputs, states, outputs, tensors, option_values(options))
+        _warn_of_lambda(step)
+    kinds = {name: NUMBERS[kind] for name, kind in numbers}
+    try:
+        return trace(step, inputs, states, outputs, tensors, option_values(options), kinds)
+    except LooksAt as reason:
+        return reason.names
 
 
 _lambdas: dict[object, int] = {}
 
 
-def _warn_of_lambda(code: object) -> None:
+@lru_cache(maxsize=512)  # once for each
+def _warn_of_lambda(step: Callable) -> None:
+    code = step.__code__
     _lambdas[code] = _lambdas.get(code, 0) + 1
     if _lambdas[code] == 4:
         warnings.warn(
             "a step that is a lambda made anew for each call is traced anew for each call; "
             "use a function of a module",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
