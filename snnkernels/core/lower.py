@@ -68,6 +68,11 @@ def _sigmoid_backward(e: Builder, g: Value, y: Value) -> Value:
     return e.emit("mul", e.emit("mul", g, e.emit("sub", 1.0, y)), y)
 
 
+def _hardtanh_backward(e: Builder, g: Value, y: Value, low: Value, high: Value) -> Value:
+    outside = e.emit("max", e.emit("le", y, low), e.emit("ge", y, high))
+    return e.emit("where", outside, 0.0, g)
+
+
 LOWER: dict[str, Callable[..., Value]] = {
     "add": _add,
     "sub": lambda e, a, b, alpha=1: _add(e, a, b, -alpha),
@@ -80,10 +85,10 @@ LOWER: dict[str, Callable[..., Value]] = {
     "clamp_min": _clamp,
     "clamp_max": lambda e, a, high: _clamp(e, a, None, high),
     "hardtanh": _clamp,
+    "hardtanh_backward": _hardtanh_backward,
     "relu": lambda e, a: e.emit("max", a, 0.0),
     "minimum": lambda e, a, b: e.emit("min", a, b),
     "maximum": lambda e, a, b: e.emit("max", a, b),
-    "sgn": lambda e, a: e.emit("sign", a),
     "ceil": lambda e, a: e.emit("neg", e.emit("floor", e.emit("neg", a))),
     "round": _round,
     "where": lambda e, c, a, b: e.emit("where", e.condition(c), a, b),

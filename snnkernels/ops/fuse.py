@@ -41,9 +41,10 @@ class FusedStep:
             what an earlier call returned, or None for zeros. Default: None.
         backend: "auto", "torch" or "cpp". Default: "auto".
         **parameters: the keyword-only arguments of the step. A number has no
-            gradient, and a new one needs no new trace; a tensor, 0-d, `[C]` (one value per channel, C = ``x.shape[2]``) or `[*]` (one
-            per neuron of a sample), has a gradient. Anything else that is hashable is an option
-            of the step, such as a surrogate.
+            gradient; a new value is traced again only where the step looks at it, as to branch.
+            A tensor, 0-d, `[C]` (one value per channel, C = ``x.shape[2]``) or `[*]` (one per
+            neuron of a sample), has a gradient. Anything else that is hashable is an option of
+            the step, such as a surrogate.
 
     Returns:
         The outputs, each in the shape and strides of x, and last the state after the last step, a

@@ -10,7 +10,8 @@ import torch
 
 import snnkernels
 from snnkernels import fuse, lif, spike
-from snnkernels.core.program import parse
+from snnkernels.core.lower import LOWER
+from snnkernels.core.program import OPERATIONS, parse
 from snnkernels.core.state import State
 from snnkernels.core.trace import trace
 from snnkernels.nn.neurons import STEPS
@@ -148,6 +149,46 @@ def test_shipped_neurons_are_the_loop(name, learned, backend):
     for k, (a, b) in enumerate(zip(found, others, strict=True)):
         zero = torch.zeros_like(wanted[k])
         assert near(zero if a is None else a, zero if b is None else b, 1e-6 if k == 0 else 3e-5)
+
+
+MASKS = ("logical_not", "logical_and", "logical_or", "logical_xor")
+UNARY = {n for n in LOWER if n in OPERATIONS and OPERATIONS[n].arity == 1}
+UNARY |= {"square", "relu", "ceil"}
+GIVEN = {
+    "clamp": lambda x, v: x.clamp(-0.5, 0.75),
+    "clamp_max": lambda x, v: x.clamp_max(0.5),
+    "clamp_min": lambda x, v: x.clamp_min(0.5),
+    "hardtanh": lambda x, v: torch.nn.functional.hardtanh(x, -0.5, 0.75),
+    "where": lambda x, v: torch.where(x > v, v, x),
+    "masked_fill": lambda x, v: x.masked_fill(x > v, 0.5),
+    "log": lambda x, v: x.abs().log(),
+    "sqrt": lambda x, v: x.abs().sqrt(),
+    "pow": lambda x, v: x.abs() ** (1 + v),
+    **{
+        n: lambda x, v, n=n: getattr(torch, n)(*(x > 0, v > x)[: 1 + (n[8:] != "not")])
+        for n in MASKS
+    },
+}
+
+
+@pytest.mark.parametrize("name", sorted(n for n in LOWER if "backward" not in n and n[:3] != "bit"))
+def test_every_operation_that_is_allowed_has_its_derivative(name):
+    def step(x, v):
+        if name in GIVEN:
+            y = GIVEN[name](x, v)
+        else:
+            operation = getattr(torch, name)
+            y = operation(x) if name in UNARY else operation(x, v)
+        return y + x, 0.5 * v + x
+
+    x = torch.randn(5, 3, 7, requires_grad=True)
+    y, state = fuse(step)(x, 0.25, backend="torch")
+    y2, v2 = loop(step, x, [0.25])
+    assert same(y, y2) and same(state.v, v2)
+    arriving = [torch.randn_like(y), torch.randn_like(v2)]
+    (dx,) = torch.autograd.grad([y, state.v], x, arriving)
+    (dx2,) = torch.autograd.grad([y2, v2], x, arriving)
+    assert near(dx, dx2, 2e-6)
 
 
 FUNCTIONS = {

@@ -32,7 +32,6 @@ LOOKED_AT = {
     "pow": lambda x, a: x.abs() ** a,
     "base": lambda x, a: a**x,
     "alpha": lambda x, a: torch.add(x, x, alpha=a / a),
-    "tensor": lambda x, a: x * torch.tensor(a),
     "clamp": lambda x, a: torch.nn.functional.hardtanh(x, -a, a),
     "range": lambda x, a: sum(x * k for k in range(int(a) + 2)),
     "method": lambda x, a: x * a.as_integer_ratio()[1],
@@ -105,6 +104,16 @@ def test_a_value_that_is_looked_at_is_part_of_the_program(name, traces):
         for b in (0.5, 0.75, 0.8):
             _check(step, a=a, b=b, backend="torch")
     assert len(traces) == 1 + 3  # b stays open
+
+
+def test_where_only_a_float_will_do_every_number_is_part_of_the_program(traces):
+    def step(x, v, *, a, b):
+        v = x * torch.tensor(a) + b * v
+        return v, v
+
+    for b in (0.5, 0.5, 0.75):
+        _check(step, a=0.9, b=b)
+    assert len(traces) == 1 + 2
 
 
 def test_values_that_have_no_number_are_errors():
