@@ -45,9 +45,10 @@ def _clamp(e: Builder, a: Value, low: Value | None = None, high: Value | None = 
 
 
 def _div(e: Builder, a: Value, b: Value, rounding_mode: str | None = None) -> Value:
-    if rounding_mode is not None:
-        raise Refused("a division that rounds is not in the table; write (a / b).floor()")
-    return e.emit("div", a, b)
+    if rounding_mode == "floor":  # PyTorch's is not the floor of the quotient
+        raise Refused("a division that rounds down is not in the table; write (a / b).floor()")
+    quotient = e.emit("div", a, b)
+    return quotient if rounding_mode is None else e.emit("trunc", quotient)
 
 
 def _round(e: Builder, a: Value, decimals: int = 0) -> Value:

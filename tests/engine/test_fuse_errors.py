@@ -37,6 +37,10 @@ def _rounds_once(x, v):
     return torch.addcmul(x, x, v), v
 
 
+def _rounds_down(x, v):
+    return torch.div(x, v + 1, rounding_mode="floor"), v
+
+
 def _in_place(x, v):
     v += x
     return v, v
@@ -84,6 +88,7 @@ def _captured_learned(x, v):
         (_random, ("rand_like", "random numbers")),
         (_unknown, ("erfinv", "test_fuse_errors.py:")),
         (_rounds_once, ("addcmul", "rounds in its own way")),
+        (_rounds_down, ("div", "rounds down", "(a / b).floor()")),
         (_in_place, ("in place",)),
         (_too_few, ("must return 1 output(s) and then 1 state(s)", "returned 1")),
         (_number, ("must return tensors", "float")),

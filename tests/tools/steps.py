@@ -141,6 +141,7 @@ EXACT = {
     "floor": lambda a, b, c: a.floor() + b,
     "round": lambda a, b, c: a.round() * b,
     "trunc": lambda a, b, c: c - a.trunc(),
+    "div trunc": lambda a, b, c: torch.div(a, 0.3 + b.abs(), rounding_mode="trunc") + c,
     "mask": lambda a, b, c: ((a > 0) & (b <= c)).float() + a,
     "either": lambda a, b, c: ((a == b) | ~(b < c)).float() * c,
     "not equal": lambda a, b, c: (a != c).float() - b,
