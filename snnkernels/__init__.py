@@ -29,7 +29,7 @@ from snnkernels.ops.lif import lif
 
 __version__ = "0.1.0"
 
-_CONVERT = ("accelerate", "convert", "original", "restore")
+_CONVERT = ("accelerate", "convert", "original", "restore", "run_over_time")
 
 __all__ = [
     "ATan",
@@ -59,6 +59,7 @@ __all__ = [
     "release_freed_memory",
     "reset",
     "restore",
+    "run_over_time",
     "spike",
 ]
 

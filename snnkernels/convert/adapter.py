@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Hashable, Sequence
+from dataclasses import is_dataclass
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +48,8 @@ class Adapter:
     * ``inputs`` and ``outputs``, how many the step has: default 1;
     * ``changing``, names of attributes that the step does not read and that change from call to
       call, such as a recording;
+    * ``one_step``, whether the library's module is called once for each step, so that only
+      `snnkernels.run_over_time` runs it: default False;
     * where the defaults do not hold, `tensors` and `assign` (values that the step reads and that
       are tensors but neither parameters nor buffers), and `options` (what the report shows).
     """
@@ -54,6 +58,7 @@ class Adapter:
     inputs = 1
     outputs = 1
     changing: frozenset[str] = frozenset()
+    one_step = False
 
     def states(self, module: nn.Module) -> int:
         """How many states the step has."""
@@ -223,7 +228,10 @@ def numerics(traced: Traced) -> str:
 def stand_in(module: nn.Module) -> nn.Module:
     """A module of the library's class with the same attributes, that may be written to."""
     copy = object.__new__(original_class(module))
-    vars(copy).update({k: dict(v) if type(v) is dict else v for k, v in vars(module).items()})
+    for name, value in vars(module).items():
+        if isinstance(value, MethodType) and value.__self__ is module:
+            value = MethodType(value.__func__, copy)
+        vars(copy)[name] = dict(value) if type(value) is dict else value
     vars(copy)["_modules"] = {k: m and stand_in(m) for k, m in module._modules.items()}
     return copy
 
@@ -232,6 +240,9 @@ def _options(module: nn.Module, changing: frozenset[str] = frozenset()) -> Hasha
     """All that a step may read of a module but tensors, as what a trace is known by."""
     skipped = _BOOKKEEPING | {LINK} | changing
     own = {k: v for k, v in vars(module).items() if k not in skipped}
+    for name, value in own.items():
+        if isinstance(value, MethodType) and value.__self__ is module:
+            own[name] = value.__func__
     parts = [(k, original_class(m), _options(m)) for k, m in module._modules.items() if m]
     return _frozen(own), tuple(parts)
 
@@ -245,6 +256,8 @@ def _frozen(value: object) -> Hashable:
         return dict, tuple((k, _frozen(v)) for k, v in value.items())
     if isinstance(value, (list, tuple)):
         return type(value), tuple(map(_frozen, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value), _frozen(vars(value))
     if not isinstance(value, Hashable):
         raise Kept(f"an attribute is of {type(value).__name__}, which may change unseen")
     return type(value), value
@@ -296,7 +309,11 @@ def _state(state: Tensor | float, x: Tensor, allow_fp32_state: bool) -> Tensor |
 def _sample_shaped(value: Tensor, x: Tensor) -> Tensor:
     """A value that broadcasts to `[N, *]`, as the private ops take it."""
     sample = x.shape[2:]
-    value = value.to(torch.float32)
+    if value.device != x.device and value.ndim:
+        raise Kept(f"a parameter is on {value.device}, the input on {x.device}")
+    if value.is_floating_point() and value.dtype not in (torch.float32, x.dtype):
+        raise Kept(f"a parameter is in {value.dtype}")
+    value = value.to(x.device, torch.float32)
     if value.numel() == 1:
         return value.reshape(())
     if value.ndim == len(sample) + 1:

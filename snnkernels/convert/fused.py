@@ -7,6 +7,7 @@ state_dict are what they were.
 from __future__ import annotations
 
 import copyreg
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -45,8 +46,28 @@ class Link:
 
 
 def link(module: nn.Module) -> Link | None:
-    """The link of a fused module; None for any other."""
-    return vars(module).get(LINK) if isinstance(module, _Fused) else None
+    """The link of a module that runs fused; None for any other."""
+    return vars(module).get(LINK)
+
+
+def attach(module: nn.Module, new: Link) -> None:
+    """Link a module that a network of `run_over_time` runs; its class stays as it is."""
+    vars(module)[LINK] = new
+
+
+def answer(module: nn.Module, library: Callable, *args, **kwargs):
+    """What a linked module gives for all time steps, by ``library`` where it cannot run fused."""
+    here = link(module)
+    counted = not torch.compiler.is_compiling()
+    try:
+        found = here.adapter.call(module, *args, **kwargs)
+    except Kept as reason:
+        if counted:
+            here.entry.kept[str(reason)] += 1
+        return library(*args, **kwargs)
+    if counted:
+        here.entry.fused += 1
+    return found
 
 
 def original_class(module: nn.Module) -> type:
@@ -89,18 +110,9 @@ def _made_anew(kind: type, over_time: str, *arguments) -> nn.Module:
 def _fused_class(kind: type, over_time: str) -> type:
     def call(self, *args, **kwargs):
         library = getattr(super(fused, self), over_time)
-        here = link(self)
-        if here is None:  # a copy that its library made in its own way
+        if link(self) is None:  # a copy that its library made in its own way
             return library(*args, **kwargs)
-        try:
-            answer = here.adapter.call(self, *args, **kwargs)
-        except Kept as reason:
-            if not torch.compiler.is_compiling():
-                here.entry.kept[str(reason)] += 1
-            return library(*args, **kwargs)
-        if not torch.compiler.is_compiling():
-            here.entry.fused += 1
-        return answer
+        return answer(self, library, *args, **kwargs)
 
     members = {over_time: call, "__module__": kind.__module__, "__doc__": kind.__doc__}
     if hasattr(kind, "__deepcopy__"):

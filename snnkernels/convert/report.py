@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 
 @dataclass
 class Entry:
@@ -41,11 +43,21 @@ class Entry:
 
     def lines(self) -> list[str]:
         """The entry as `Report` prints it."""
-        options = ", ".join(f"{name}={value}" for name, value in self.options.items())
+        options = ", ".join(f"{name}={_shown(value)}" for name, value in self.options.items())
         lines = [f"{self.name or '(the model)'}  {self.kind}({options})", f"    {self.how}"]
         if self.reason is None and (self.fused or self.kept):
             lines[1] += f"; calls fused: {self.fused}, kept: {self.kept.total()}"
         return [*lines, *(f"    kept {n} x: {why}" for why, n in self.kept.items())]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.item():.6g}" if value.numel() == 1 else f"tensor {list(value.shape)}"
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return "(" + ", ".join(f"{k}={_shown(v)}" for k, v in value._asdict().items()) + ")"
+    if hasattr(value, "__qualname__"):
+        return value.__qualname__.partition(".<locals>")[0]
+    return str(value)
 
 
 class Report:

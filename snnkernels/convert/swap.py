@@ -31,6 +31,7 @@ class Library(NamedTuple):
 
 
 LIBRARIES = {
+    "snntorch": Library("snntorch._neurons", "1.0.0", "1.0.0"),
     "spikingjelly": Library("spikingjelly.activation_based.neuron", "2.0.0", "2.0.0"),
 }
 
@@ -77,20 +78,19 @@ def accelerate(
     check_name(backend)
     found: list[tuple[nn.Module, Entry, Adapter | None]] = []
     for name, module in model.named_modules():
-        library = _library(module)
-        adapter = None if library is None else _adapter(module, library)
-        if adapter is not None:
-            found.append((module, *_entry(name, module, library, adapter)))
+        examined = examine(name, module)
+        if examined is not None:
+            entry, adapter = examined
+            if adapter is not None and adapter.one_step:
+                entry.reason = "it is one step, in a loop of your own: see run_over_time"
+            found.append((module, entry, adapter))
     if not found:
         raise ValueError(
             f"model has no neuron of {', '.join(LIBRARIES)}; it is a {type(model).__name__}"
         )
     report = Report([entry for _, entry, _ in found])
-    kept = [entry for entry in report if entry.reason is not None]
-    if strict and kept:
-        raise ValueError(
-            "cannot run fused: " + "; ".join(f"{e.name} ({e.kind}): {e.reason}" for e in kept)
-        )
+    if strict:
+        raise_if_kept(report)
     for module, entry, adapter in found:
         restore_class(module)
         if entry.reason is None:
@@ -133,6 +133,30 @@ def original(model: nn.Module) -> Iterator[nn.Module]:
         for module, link in links:
             if link is not None:
                 fuse_class(module, link)
+
+
+def raise_if_kept(report: Report) -> None:
+    """An error that names every neuron that cannot run fused."""
+    kept = [entry for entry in report if entry.reason is not None]
+    if kept:
+        raise ValueError(
+            "cannot run fused: " + "; ".join(f"{e.name} ({e.kind}): {e.reason}" for e in kept)
+        )
+
+
+def examine(
+    name: str, module: nn.Module, why_kept: str | None = None
+) -> tuple[Entry, Adapter | None] | None:
+    """A module's line of the report, and its adapter unless it is kept; None: no neuron.
+
+    Args:
+        name: of the module in the network.
+        module: any.
+        why_kept: a reason that a neuron is kept for, whatever else is said of it.
+    """
+    library = _library(module)
+    adapter = None if library is None else _adapter(module, library)
+    return None if adapter is None else _entry(name, module, library, why_kept or adapter)
 
 
 def _library(module: nn.Module) -> str | None:
