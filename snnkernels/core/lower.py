@@ -90,6 +90,7 @@ LOWER: dict[str, Callable[..., Value]] = {
     "relu": lambda e, a: e.emit("max", a, 0.0),
     "minimum": lambda e, a, b: e.emit("min", a, b),
     "maximum": lambda e, a, b: e.emit("max", a, b),
+    "sgn": lambda e, a: e.emit("sign", a),
     "ceil": lambda e, a: e.emit("neg", e.emit("floor", e.emit("neg", a))),
     "round": _round,
     "where": lambda e, c, a, b: e.emit("where", e.condition(c), a, b),
@@ -127,6 +128,7 @@ VIEWS |= {"transpose", "permute", "select", "unbind", "slice", "split", "as_stri
 COPIES = {"clone", "_to_copy", "lift_fresh", "lift_fresh_copy", "contiguous", "copy"}
 FULL = {"full": 1, "full_like": 1, "new_full": 2, "scalar_tensor": 0, "fill": 1}
 CONSTANT = {"zeros": 0.0, "zeros_like": 0.0, "new_zeros": 0.0, "zero": 0.0}
+CONSTANT |= {"_efficientzerotensor": 0.0}
 CONSTANT |= {"ones": 1.0, "ones_like": 1.0, "new_ones": 1.0}
 EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 _RANDOM = ("rand", "bernoulli", "normal", "dropout", "uniform", "poisson", "multinomial")

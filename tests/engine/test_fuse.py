@@ -153,7 +153,7 @@ def test_shipped_neurons_are_the_loop(name, learned, backend):
 
 MASKS = ("logical_not", "logical_and", "logical_or", "logical_xor")
 UNARY = {n for n in LOWER if n in OPERATIONS and OPERATIONS[n].arity == 1}
-UNARY |= {"square", "relu", "ceil"}
+UNARY |= {"square", "relu", "ceil", "sgn"}
 GIVEN = {
     "clamp": lambda x, v: x.clamp(-0.5, 0.75),
     "clamp_max": lambda x, v: x.clamp_max(0.5),
