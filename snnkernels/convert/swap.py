@@ -31,8 +31,8 @@ class Library(NamedTuple):
 
 
 LIBRARIES = {
-    "snntorch": Library("snntorch._neurons", "1.0.0", "1.0.0"),
     "spikingjelly": Library("spikingjelly.activation_based.neuron", "2.0.0", "2.0.0"),
+    "snntorch": Library("snntorch._neurons", "1.0.0", "1.0.0"),
 }
 
 
