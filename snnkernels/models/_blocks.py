@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from snnkernels.core.checks import check_choice, check_share, check_whole, check_wholes
 from snnkernels.nn._chunks import InChunks
+from snnkernels.nn._saved import MOST
 from snnkernels.nn.lif import LIF
 from snnkernels.nn.over_time import OverTime
 from snnkernels.nn.readout import LeakyReadout, mean, total
@@ -112,17 +113,11 @@ class Weights(OverTime):
     Args:
         *modules: without memory and without chance (no dropout, no batch norm), run one after the
             other.
-        whole: the caller promises that x holds whole numbers from -128 to 127, as spikes and sums
-            of spikes are. Where the first module keeps x for its backward pass, it is then kept in
-            one byte each, which changes no bit. Default: False.
+        save: how x is kept for the backward pass, see `snnkernels.OverTime`. Default: None.
 
     Shape:
         x `[T, N, *]`; the modules see `[T * N, *]`.
     """
-
-    def __init__(self, *modules: nn.Module, whole: bool = False) -> None:
-        super().__init__(*modules)
-        self.whole = whole
 
     def forward(self, x: Tensor, again: Callable[[], Tensor] | None = None) -> Tensor:
         """Run the modules on every step.
@@ -135,35 +130,13 @@ class Weights(OverTime):
         if is_constant(x):
             once = self.module(x[0])
             return once.expand(x.shape[0], *once.shape)
-        plain = again is None and not self.whole
-        # A compiled graph decides for itself what is kept.
-        if plain or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return super().forward(x)
-        kind = x.device.type
-        if torch.is_autocast_enabled(kind):  # here, so that what is kept is the input itself
-            x = x.to(torch.get_autocast_dtype(kind))
-        own = x.flatten(0, 1)
-        place, dtype = _place(own), own.dtype  # not x itself, which the hooks would keep
-
-        def pack(kept: Tensor) -> Tensor | Callable[[], Tensor]:
-            if _place(kept) != place:
-                return kept
-            if again is not None:
-                return lambda: again().flatten(0, 1).to(dtype)
-            byte = kept.to(torch.int8)
-            return lambda: byte.to(dtype)
-
-        @torch.no_grad()
-        def unpack(packed: Tensor | Callable[[], Tensor]) -> Tensor:
-            return packed if isinstance(packed, Tensor) else packed()
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            return self.module(own).unflatten(0, x.shape[:2])
+        return self._run(x, again)
 
 
-def _place(x: Tensor) -> tuple:
-    """Equal for tensors that are the same elements of the same memory, and for no others."""
-    return x.data_ptr(), x.dtype, x.shape, x.stride()
+def check_save(save: str | None, spiking: bool) -> str | None:
+    """The ``save`` of `snnkernels.OverTime` for the spikes of a network, which its twin has not."""
+    check_choice("save", save, (None, *MOST))
+    return save if spiking else None
 
 
 class StepsNorm(nn.Module):

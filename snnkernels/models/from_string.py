@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from snnkernels.core.checks import check_positive
 from snnkernels.core.surrogates import Gaussian
-from snnkernels.models._blocks import Readout, SequenceNetwork, Weights, init_weights
+from snnkernels.models._blocks import Readout, SequenceNetwork, Weights, check_save, init_weights
 from snnkernels.nn.lif import LIF
 
 GRAMMAR = (
@@ -80,6 +80,9 @@ class LayeredSNN(SequenceNetwork):
         decay: Default: 0.8.
         v_threshold: Default: 1.
         sigma: width of the surrogate (eq. 18-19). Default: 0.5.
+        save: how the inputs of convolutions, dense layers and pooling are kept for the backward
+            pass where they are spikes of a `LIF`: "bits" or "bytes", see `snnkernels.OverTime`.
+            Default: None.
         readout: "count" (eq. 6-7), "rate", "spikes" (for the van Rossum distance) or "potential".
             Default: "count".
         backend: of all neurons. Default: "auto".
@@ -100,6 +103,7 @@ class LayeredSNN(SequenceNetwork):
         decay: float = 0.8,
         v_threshold: float = 1.0,
         sigma: float = 0.5,
+        save: str | None = None,
         readout: str = "count",
         backend: str = "auto",
     ) -> None:
@@ -118,7 +122,13 @@ class LayeredSNN(SequenceNetwork):
             "surrogate": Gaussian(sigma),
             "backend": backend,
         }
+        check_save(save, True)
         modules: list[nn.Module] = []
+
+        def weights(*parts: nn.Module) -> Weights:
+            binary = bool(modules) and isinstance(modules[-1], LIF)
+            return Weights(*parts, save=save if binary else None)
+
         for i, part in enumerate(parts):
             if part.kind in ("avg", "max"):
                 if min(shape[1:]) < part.kernel:
@@ -127,7 +137,7 @@ class LayeredSNN(SequenceNetwork):
                         f"{part.kernel} meets {shape[1]} x {shape[2]} pixels"
                     )
                 pool = nn.AvgPool2d if part.kind == "avg" else nn.MaxPool2d
-                modules.append(Weights(pool(part.kernel)))
+                modules.append(weights(pool(part.kernel)))
                 shape = (shape[0], *(n // part.kernel for n in shape[1:]))
                 continue
             if synapse is not None:
@@ -136,12 +146,12 @@ class LayeredSNN(SequenceNetwork):
                 conv = nn.Conv2d(
                     shape[0], part.width, part.kernel, padding=part.kernel // 2, bias=False
                 )
-                modules.append(Weights(conv))
+                modules.append(weights(conv))
                 shape = (part.width, *shape[1:])
             else:
                 inputs = shape[0] if len(shape) == 1 else shape[0] * shape[1] * shape[2]
                 flatten = [nn.Flatten()] if len(shape) == 3 else []
-                modules.append(Weights(*flatten, nn.Linear(inputs, part.width, bias=False)))
+                modules.append(weights(*flatten, nn.Linear(inputs, part.width, bias=False)))
                 shape = (part.width,)
             if i < len(parts) - 1:
                 modules.append(LIF(**options) if neuron is None else neuron())

@@ -18,6 +18,7 @@ from snnkernels.models._blocks import (
     StepsNorm,
     Vote,
     Weights,
+    check_save,
     init_weights,
 )
 from snnkernels.nn._chunks import InChunks
@@ -38,13 +39,13 @@ class _Block(nn.Module):
     connection adds. They are the same tensor but for "v2v", where skip is the current.
     """
 
-    def __init__(self, make: _Make, cin: int, cout: int, stride: int, whole: bool) -> None:
+    def __init__(self, make: _Make, cin: int, cout: int, stride: int, save: str | None) -> None:
         super().__init__()
         self.residual, self.recompute = make.residual, make.recompute
-        self.conv1 = make.conv(cin, cout, 3, stride, whole=whole)
+        self.conv1 = make.conv(cin, cout, 3, stride, save)
         self.norm1 = make.norm(cout)
         self.neuron1 = make.neuron()
-        self.conv2 = make.conv(cout, cout, 3, 1, whole=True)
+        self.conv2 = make.conv(cout, cout, 3, 1, make.save)
         self.norm2 = make.norm(cout)
         self.neuron2 = make.neuron()
         self.shortcut = None
@@ -79,9 +80,12 @@ def _has_hooks(module: nn.Module) -> bool:
 class _Make:
     """The parts of one network, all made with the same options."""
 
-    def __init__(self, residual, norm, steps, decay, learn_decay, spiking, recompute, backend):
+    def __init__(
+        self, residual, norm, steps, decay, learn_decay, spiking, save, recompute, backend
+    ):
         self.residual, self.norm_name, self.steps = residual, norm, steps
         self.spiking, self.recompute = spiking, recompute and spiking
+        self.save = check_save(save, spiking)
         self.shared = None
         self.learn_decay = learn_decay
         self.options = {
@@ -93,9 +97,9 @@ class _Make:
             "learn_decay": learn_decay is not None,
         }
 
-    def conv(self, cin: int, cout: int, kernel: int, stride: int, whole: bool) -> Weights:
+    def conv(self, cin: int, cout: int, kernel: int, stride: int, save: str | None) -> Weights:
         conv = nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False)
-        return Weights(conv, whole=whole and self.spiking)
+        return Weights(conv, save=save)
 
     def norm(self, channels: int) -> nn.Module:
         return BNTT(channels, self.steps) if self.norm_name == "bntt" else StepsNorm(channels)
@@ -142,6 +146,9 @@ class SResNet(InChunks, SequenceNetwork):
         learn_decay: learn it per "layer" or "shared" (PLIF), or None. Default: None.
         spiking: False gives He's ResNet: ReLU, batch norm, the sum before the ReLU, one step.
             residual, norm, steps and learn_decay must then stay at their defaults. Default: True.
+        save: how the inputs of convolutions are kept for the backward pass: "bits" keeps spikes as
+            bits and sums of spikes as bytes, "bytes" both as bytes, None neither; see
+            `snnkernels.OverTime`. Default: "bytes".
         recompute: work out the spikes inside the blocks again in the backward pass and keep a
             third less. Default: True.
         backend: of all neurons. Default: "auto".
@@ -166,6 +173,7 @@ class SResNet(InChunks, SequenceNetwork):
         decay: float = 0.874,
         learn_decay: str | None = None,
         spiking: bool = True,
+        save: str | None = "bytes",
         recompute: bool = True,
         backend: str = "auto",
     ) -> None:
@@ -187,10 +195,10 @@ class SResNet(InChunks, SequenceNetwork):
                 )
             residual, norm, steps = "s2m", "bn", 1
         self.steps = steps
-        make = _Make(residual, norm, steps, decay, learn_decay, spiking, recompute, backend)
+        make = _Make(residual, norm, steps, decay, learn_decay, spiking, save, recompute, backend)
 
         kernel, stride = {32: (3, 1), 64: (3, 2), 128: (5, 2)}[size]
-        self.conv1 = make.conv(in_channels, filters, kernel, stride, whole=False)
+        self.conv1 = make.conv(in_channels, filters, kernel, stride, None)
         self.norm1 = make.norm(filters)
         self.neuron1 = make.neuron()
         self.pool = Weights(nn.MaxPool2d(2)) if size == 128 else None
@@ -201,10 +209,11 @@ class SResNet(InChunks, SequenceNetwork):
             for block in range(per_stage):
                 # Sums of spikes stay whole until a shortcut's weights have entered them; they grow
                 # by one per block.
-                sums = (stage == 0 or (stage == 1 and block == 0)) and per_stage < 127
-                whole = residual != "s2s" or sums
+                whole = (stage == 0 or (stage == 1 and block == 0)) and per_stage < 255
+                sums = make.save and ("bytes" if whole else None)
                 stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(_Block(make, width, cout, stride, whole))
+                save = sums if residual == "s2s" else make.save
+                blocks.append(_Block(make, width, cout, stride, save))
                 width = cout
         self.blocks = nn.ModuleList(blocks)
         self.fc = Weights(nn.Linear(width, num_classes * (10 if boosting else 1), bias=False))

@@ -7,7 +7,13 @@ from torch.nn import functional as F
 
 from snnkernels.core.checks import check_positive, check_share, check_size, check_wholes
 from snnkernels.core.surrogates import Triangle
-from snnkernels.models._blocks import SequenceNetwork, StepDropout, Weights, init_weights
+from snnkernels.models._blocks import (
+    SequenceNetwork,
+    StepDropout,
+    Weights,
+    check_save,
+    init_weights,
+)
 from snnkernels.nn.lif import LIF
 from snnkernels.nn.readout import LeakyReadout
 
@@ -31,6 +37,7 @@ class _SCNN(SequenceNetwork):
         stretch,
         init_std,
         spiking,
+        save,
         wholes,
         v_threshold,
         backend,
@@ -41,7 +48,7 @@ class _SCNN(SequenceNetwork):
         check_positive(v_threshold=v_threshold, stretch=stretch, init_std=init_std)
         width = stretch * v_threshold
         self.steps = steps if spiking else 1
-        self.spiking = spiking
+        self.spiking, self.save = spiking, check_save(save, spiking)
         self.init_std = init_std
         self._options = {
             "v_threshold": v_threshold,
@@ -116,6 +123,8 @@ class TSCNN(_SCNN):
             see `snnkernels.LIF`. Default: None.
         init_std: of the initial weights, normal around 0. Default: 0.001.
         spiking: False gives the artificial twin: ReLU, one step. Default: True.
+        save: "bits" keeps spikes that enter convolutions, linear layers and pooling as bits for the
+            backward pass, "bytes" as bytes, see `snnkernels.OverTime`. Default: None.
         backend: of all neurons. Default: "auto".
 
     Shape:
@@ -137,6 +146,7 @@ class TSCNN(_SCNN):
         regulariser: tuple[float, float] | None = None,
         init_std: float = 0.001,
         spiking: bool = True,
+        save: str | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__(
@@ -147,6 +157,7 @@ class TSCNN(_SCNN):
             stretch,
             init_std,
             spiking,
+            save,
             {"num_classes": num_classes},
             v_threshold=v_threshold,
             backend=backend,
@@ -159,9 +170,11 @@ class TSCNN(_SCNN):
             layers += [TemporalConv(width, filters), Weights(nn.MaxPool2d(2)), self._neuron()]
             width = filters
         layers += [
-            Weights(nn.Flatten(), nn.Linear(width * (size // 8) ** 2, 100, bias=False)),
+            Weights(
+                nn.Flatten(), nn.Linear(width * (size // 8) ** 2, 100, bias=False), save=self.save
+            ),
             self._neuron(),
-            Weights(nn.Linear(100, num_classes, bias=False)),
+            Weights(nn.Linear(100, num_classes, bias=False), save=self.save),
         ]
         self.layers = nn.Sequential(*layers)
         self._init()
@@ -188,6 +201,8 @@ class WSCNN(_SCNN):
             (0.012, 0); see `snnkernels.LIF`. Default: None.
         init_std: of the initial weights, normal around 0. Default: 0.001.
         spiking: False gives the artificial twin: ReLU, one step. Default: True.
+        save: "bits" keeps spikes that enter convolutions, linear layers and pooling as bits for the
+            backward pass, "bytes" as bytes, see `snnkernels.OverTime`. Default: None.
         backend: of all neurons. Default: "auto".
 
     Shape:
@@ -210,6 +225,7 @@ class WSCNN(_SCNN):
         regulariser: tuple[float, float] | None = None,
         init_std: float = 0.001,
         spiking: bool = True,
+        save: str | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__(
@@ -220,6 +236,7 @@ class WSCNN(_SCNN):
             stretch,
             init_std,
             spiking,
+            save,
             {"num_classes": num_classes, "width": width},
             v_threshold=v_threshold,
             backend=backend,
@@ -230,9 +247,13 @@ class WSCNN(_SCNN):
 
         def conv(cin: int, cout: int, pool: bool) -> list[nn.Module]:
             modules = [nn.Conv2d(cin, cout, 3, padding=1, bias=False)]
-            return [Weights(*([nn.MaxPool2d(2)] if pool else []), *modules), self._neuron()]
+            if pool:
+                modules.insert(0, nn.MaxPool2d(2))
+            return [Weights(*modules, save=self.save if layers else None), self._neuron()]
 
-        layers = conv(in_channels, width, False) + conv(width, 2 * width, True)
+        layers: list[nn.Module] = []
+        layers += conv(in_channels, width, False)
+        layers += conv(width, 2 * width, True)
         layers += conv(2 * width, 4 * width, True) + conv(4 * width, 8 * width, False)
         layers += conv(8 * width, 4 * width, False)
         sizes = (4 * width * (size // 4) ** 2, 16 * width, 8 * width)
@@ -289,6 +310,8 @@ class RSCNN(_SCNN):
         init_std: of the initial weights, normal around 0. Default: 0.001.
         spiking: False gives the artificial twin: ReLU, one step, identity shortcuts of weight 1.
             Default: True.
+        save: "bits" keeps spikes that enter convolutions, linear layers and pooling as bits for the
+            backward pass, "bytes" as bytes, see `snnkernels.OverTime`. Default: None.
         backend: of all neurons. Default: "auto".
 
     Shape:
@@ -310,6 +333,7 @@ class RSCNN(_SCNN):
         regulariser: tuple[float, float] | None = None,
         init_std: float = 0.001,
         spiking: bool = True,
+        save: str | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__(
@@ -320,6 +344,7 @@ class RSCNN(_SCNN):
             stretch,
             init_std,
             spiking,
+            save,
             {"num_classes": num_classes, "width": width},
             v_threshold=v_threshold,
             backend=backend,
@@ -327,11 +352,12 @@ class RSCNN(_SCNN):
             regulariser=regulariser,
         )
 
-        def conv(cin: int, cout: int, stride: int = 1) -> Weights:
-            return Weights(nn.Conv2d(cin, cout, 3, stride, padding=1, bias=False))
+        def conv(cin: int, cout: int, stride: int = 1, save: str | None = self.save) -> Weights:
+            return Weights(nn.Conv2d(cin, cout, 3, stride, padding=1, bias=False), save=save)
 
         gain = v_threshold if spiking else 1.0
-        layers = [conv(in_channels, width), self._neuron(), conv(width, width), self._neuron()]
+        layers = [conv(in_channels, width, save=None), self._neuron()]
+        layers += [conv(width, width), self._neuron()]
         cin = width
         for stage in range(3):
             cout = width << stage
@@ -343,7 +369,8 @@ class RSCNN(_SCNN):
                 layers.append(_ResidualPair(*parts, shortcut, gain))
                 cin = cout
         features = cin * (size // 4) ** 2
-        layers += [Weights(nn.Flatten(), nn.Linear(features, 8 * width, bias=False))]
-        layers += [self._neuron(), Weights(nn.Linear(8 * width, num_classes, bias=False))]
+        dense = nn.Flatten(), nn.Linear(features, 8 * width, bias=False)
+        layers += [Weights(*dense, save=self.save), self._neuron()]
+        layers += [Weights(nn.Linear(8 * width, num_classes, bias=False), save=self.save)]
         self.layers = nn.Sequential(*layers)
         self._init()

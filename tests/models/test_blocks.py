@@ -1,6 +1,3 @@
-import gc
-import weakref
-
 import pytest
 import torch
 from torch import nn
@@ -276,64 +273,6 @@ def test_weights_work_on_a_constant_input_once():
     torch.testing.assert_close(out, Weights(conv)(torch.stack([x] * 6)))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_whole_inputs_are_kept_in_a_byte_each_and_change_no_bit(dtype):
-    torch.manual_seed(0)
-    conv = nn.Conv2d(4, 4, 3, padding=1, bias=False, dtype=dtype)
-    x = sequence((3, 2, 4, 6, 6), "channels_last", dtype).round().clamp(-127, 127).requires_grad_()
-    kept = []
-    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
-    with hooks:
-        Weights(conv)(x)
-    assert any(t.numel() == x.numel() for t in kept)
-    grads = []
-    for whole in (False, True):
-        out = Weights(conv, whole=whole)(x)
-        grads.append(torch.autograd.grad(out.square().sum(), (x, conv.weight)))
-    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
-    view = Weights(conv, whole=True)(x).grad_fn  # of the result, for its unflattening
-    packed = view.next_functions[0][0]._raw_saved_input.data
-    assert torch.int8 in [getattr(c.cell_contents, "dtype", None) for c in packed.__closure__]
-
-
-@pytest.mark.parametrize(
-    "layers",
-    [
-        lambda conv: [conv, nn.ReLU()],
-        lambda conv: [nn.Hardtanh(-0.3, 0.3), conv],
-        lambda conv: [nn.MaxPool2d(1), conv, nn.Tanh()],
-    ],
-)
-@pytest.mark.parametrize("autocast", [False, True])
-def test_only_the_input_is_kept_in_bytes_not_what_looks_like_it(layers, autocast):
-    torch.manual_seed(0)
-    modules = layers(nn.Conv2d(4, 4, 3, padding=1, bias=False))
-    x = sequence((3, 2, 4, 6, 6), "channels_last", torch.float32).round().requires_grad_()
-    leaves = (x, *modules[0].parameters(), *modules[1].parameters())
-    grads = []
-    for whole in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            out = Weights(*modules, whole=whole)(x)
-        grads.append(torch.autograd.grad(out.float().square().sum(), leaves))
-    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
-
-
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("known", ["whole", "again"])
-def test_an_input_that_is_not_kept_is_freed(known, autocast):
-    conv = nn.Conv2d(4, 4, 3, padding=1)
-    values = torch.ones(3, 2, 4, 6, 6)
-    again = values.clone if known == "again" else None
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        x = values.clone()
-        freed = []
-        weakref.finalize(x.untyped_storage(), freed.append, True)
-        out = Weights(conv, whole=known == "whole")(x, again)
-    del x
-    gc.collect()
-    assert freed and out.requires_grad
-
-
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("size", [6, 7])
 def test_a_projection_is_a_strided_convolution(size, every):
@@ -348,32 +287,6 @@ def test_a_projection_is_a_strided_convolution(size, every):
     torch.testing.assert_close(
         torch.autograd.grad(layer(x), leaves, g), torch.autograd.grad(want, leaves, g)
     )
-
-
-def test_weights_of_the_inputs_shape_are_not_taken_for_it():
-    conv = nn.Conv2d(3, 4, 3)
-    x = torch.ones(2, 2, 3, 3, 3, requires_grad=True)  # conv.weight is [4, 3, 3, 3]
-    out = Weights(conv, whole=True)(x)
-    (dx,) = torch.autograd.grad(out.sum(), x)
-    torch.testing.assert_close(dx, conv.weight.sum(0).expand_as(x))
-
-
-def test_inputs_that_can_be_worked_out_again_are_not_kept():
-    torch.manual_seed(0)
-    conv, neuron = Weights(nn.Conv2d(3, 3, 3, padding=1)), LIF(reset="soft")
-    x = sequence((4, 2, 3, 8, 8), "channels_last", torch.float32).requires_grad_()
-    calls = []
-
-    def again():
-        calls.append(torch.is_grad_enabled())
-        return neuron(x.detach())
-
-    want = torch.autograd.grad(conv(neuron(x)).square().sum(), (x, conv.module.weight))
-    out = conv(neuron(x), again)
-    assert not calls
-    got = torch.autograd.grad(out.square().sum(), (x, conv.module.weight))
-    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
-    assert calls == [False]  # once, without a graph
 
 
 def test_dropout_keeps_its_mask_for_all_steps():
