@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Hashable, Sequence
 from dataclasses import is_dataclass
 from types import MethodType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +23,29 @@ from snnkernels.backends import choose
 from snnkernels.convert.fused import LINK, Kept, Link, link, original_class
 from snnkernels.core.derivatives import is_transformed
 from snnkernels.core.program import parse
-from snnkernels.core.trace import Traced, trace
+from snnkernels.core.trace import trace
 from snnkernels.ops._program import run as run_program
 
 # PyTorch, C++ and a GPU may round these in their last place each in their own way.
 _INEXACT = ("exp", "log", "tanh", "sigmoid", "sin", "cos", "pow", "sqrt")
 _BOOKKEEPING = frozenset(vars(nn.Module())) - {"training"}
 _MOST_TRACES = 512
+
+
+class Step(NamedTuple):
+    """A traced step.
+
+    Attributes:
+        program: the canonical text.
+        numbers: values of its slots.
+        used: of each tensor that was passed, whether it has a gradient.
+        numerics: how near its spikes and states are to the library's, in words.
+    """
+
+    program: str
+    numbers: tuple[float, ...]
+    used: tuple[bool, ...]
+    numerics: str
 
 
 class Adapter:
@@ -138,21 +155,21 @@ class Adapter:
         shape = x[0].shape
         states = [_state(s, x[0], link(module).allow_fp32_state) for s in states]
         tensors = self.tensors(module)
-        traced = self.program(module, tuple(tensors), record)
-        values = list(tensors.values())
-        used = parse(traced.program).gradients[len(x) + len(states) :]
-        values = [v if g else v.detach() for v, g in zip(values, used, strict=True)]
+        step = self.program(module, tuple(tensors), record)
+        values = [
+            v if used else v.detach() for v, used in zip(tensors.values(), step.used, strict=True)
+        ]
         # Where a value differs from sample to sample, all neurons are of one sample.
         if len(shape) < 2 or any(v.ndim == len(shape) - 1 and v.shape[0] > 1 for v in values):
             x = tuple(each.unsqueeze(1) for each in x)
         start = [0.0 if isinstance(s, Tensor) else s for s in states]
         outputs, states = run_program(
-            traced.program,
+            step.program,
             x,
             [s.view(x[0].shape[1:]) if isinstance(s, Tensor) else None for s in states],
             start,
             [_sample_shaped(v, x[0]) for v in values],
-            traced.numbers,
+            step.numbers,
             [False] * self.outputs + [True] * len(record),
             backend,
         )
@@ -175,7 +192,7 @@ class Adapter:
         module: nn.Module,
         tensors: tuple[str, ...],
         record: tuple[int, ...] = (),
-    ) -> Traced:
+    ) -> Step:
         """The module's step, traced with its options as they are.
 
         Args:
@@ -190,6 +207,8 @@ class Adapter:
         key = type(self), original_class(module), options, tensors, record
         found = _traces.get(key)
         if found is None:
+            if torch.compiler.is_compiling():
+                raise Kept("its options have changed since it was last traced, without compile")
             found = self._trace(module, tensors, record)
             if len(_traces) >= _MOST_TRACES:
                 del _traces[next(iter(_traces))]
@@ -198,7 +217,7 @@ class Adapter:
             raise Kept(found)
         return found
 
-    def _trace(self, module, tensors, record) -> Traced | str:
+    def _trace(self, module, tensors, record) -> Step | str:
         def step(*leaves: Tensor, **values: Tensor) -> tuple[Tensor, ...]:
             copy = stand_in(module)
             self.assign(copy, values)
@@ -213,16 +232,14 @@ class Adapter:
             return str(error) or f"its step fails with {type(error).__name__} where it is traced"
         if traced.constants:
             return "its step reads a tensor that is neither a parameter nor a buffer"
-        return traced
+        program = parse(traced.program)
+        used = program.gradients[len(program.gradients) - len(tensors) :]
+        inexact = sorted({i.operation for i in program.forward} & set(_INEXACT))
+        numerics = f"within 2 ulp: {', '.join(inexact)} at each step" if inexact else "same bits"
+        return Step(traced.program, traced.numbers, tuple(u is not None for u in used), numerics)
 
 
-_traces: dict[tuple, Traced | str] = {}
-
-
-def numerics(traced: Traced) -> str:
-    """How near a program's spikes and states are to the library's, in words."""
-    inexact = sorted({i.operation for i in parse(traced.program).forward} & set(_INEXACT))
-    return f"within 2 ulp: {', '.join(inexact)} at each step" if inexact else "same bits"
+_traces: dict[tuple, Step | str] = {}
 
 
 def stand_in(module: nn.Module) -> nn.Module:

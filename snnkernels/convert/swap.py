@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import nn
 
 from snnkernels.backends import check_name
-from snnkernels.convert.adapter import Adapter, numerics
+from snnkernels.convert.adapter import Adapter
 from snnkernels.convert.fused import Kept, Link, fuse_class, original_class, restore_class
 from snnkernels.convert.report import Entry, Report
 
@@ -199,7 +199,7 @@ def _entry(
         return entry, None
     entry.options = adapter.options(module)
     try:
-        entry.numerics = numerics(adapter.program(module, tuple(adapter.tensors(module))))
+        entry.numerics = adapter.program(module, tuple(adapter.tensors(module))).numerics
     except Kept as reason:
         entry.reason = str(reason)
     return entry, adapter
