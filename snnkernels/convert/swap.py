@@ -33,6 +33,8 @@ class Library(NamedTuple):
 LIBRARIES = {
     "spikingjelly": Library("spikingjelly.activation_based.neuron", "2.0.0", "2.0.0"),
     "snntorch": Library("snntorch._neurons", "1.0.0", "1.0.0"),
+    "norse": Library("norse.torch.module", "1.1.0", "1.1.0"),
+    "sinabs": Library("sinabs.layers", "3.1.3", "3.1.3"),
 }
 
 

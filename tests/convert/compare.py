@@ -31,7 +31,15 @@ def both(make: Callable[[], nn.Module], **options) -> tuple[nn.Module, nn.Module
 def gradients(net: nn.Module, x: Tensor, out: Tensor) -> list[Tensor]:
     """Of x and of all that is learned, from an irregular positive gradient on the output."""
     weight = 0.5 + torch.rand(out.shape, generator=torch.Generator().manual_seed(2))
-    return list(torch.autograd.grad((out * weight).sum(), [x, *net.parameters()]))
+    learned = [p for p in net.parameters() if p.requires_grad]
+    loss = (out * weight.to(out.dtype)).sum()
+    return list(torch.autograd.grad(loss, [x, *learned], materialize_grads=True))
+
+
+def as_near(ours: Tensor, theirs: Tensor, exact: Tensor) -> bool:
+    """Whether a sum is as near to the one in float64 as theirs, to 1e-6 relative at least."""
+    error, other = ((g - exact).norm().item() for g in (ours, theirs))
+    return error <= max(2 * other, 1e-6 * exact.norm().item())
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
