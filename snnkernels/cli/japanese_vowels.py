@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from snnkernels.cli import _series
-from snnkernels.train import data
+from snnkernels.train.data.series import japanese_vowels
 
 HELP = """Tell nine speakers by two Japanese vowels, with trained or fixed filters or an LSTM.
 
@@ -21,4 +21,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and show."""
-    return _series.run(args, "Japanese Vowels", data.japanese_vowels, {}, {"hold": 4})
+    return _series.run(args, "Japanese Vowels", japanese_vowels, {}, {"hold": 4})
