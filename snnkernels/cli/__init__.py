@@ -19,7 +19,10 @@ from importlib import import_module
 from snnkernels.cli._options import CommandError, Parser
 from snnkernels.train.runs import RunError
 
-COMMANDS = ("demo", "fit", "associative", "japanese-vowels", "spoken-digits", "info", "tune")
+COMMANDS = (
+    *("demo", "fit", "validate", "test", "predict"),
+    *("associative", "japanese-vowels", "spoken-digits", "info", "tune"),
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

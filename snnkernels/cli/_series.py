@@ -9,7 +9,6 @@ from statistics import mean, median, stdev
 import torch
 
 import snnkernels
-from snnkernels.cli import _recipe
 from snnkernels.cli._options import CommandError, add_run_options, needs, positive, whole
 from snnkernels.core.files import write_whole
 
@@ -86,6 +85,7 @@ def _train(
     from snnkernels.models.iir_snn import SeriesLSTM, SeriesSNN
     from snnkernels.train import figures
     from snnkernels.train.batches import InMemoryData
+    from snnkernels.train.fit import fit_once
     from snnkernels.train.module import SpikingClassifier, adamw
 
     torch.manual_seed(seed)
@@ -100,7 +100,7 @@ def _train(
     start = network.network.kernels(30) if name == "trained" else None
     out = args.out / f"{name}-{seed}"
     print(f"\n{NETWORKS[name]}, seed {seed}, in {out}")
-    result = _recipe.train(
+    result = fit_once(
         SpikingClassifier(
             network,
             classes=dataset.classes,
@@ -109,7 +109,7 @@ def _train(
             filter_lr=FILTER_LR,
         ),
         InMemoryData(dataset, batch_size=args.batch, seed=seed),
-        out,
+        directory=out,
         epochs=args.epochs,
         settings={"seed": seed, "lr": args.lr, "batch": args.batch, **settings},
         fresh=args.fresh,

@@ -10,7 +10,6 @@ import torch
 
 import snnkernels
 from snnkernels.backends import available_backends
-from snnkernels.cli import _recipe
 from snnkernels.cli._options import add_run_options, needs, positive, whole
 from snnkernels.cli._timing import interleave
 from snnkernels.train import runs
@@ -45,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         from snnkernels.train import associative as task
         from snnkernels.train import figures
         from snnkernels.train.batches import InMemoryData
+        from snnkernels.train.fit import fit_once
     snnkernels.keep_freed_memory()
     patterns = task.make_patterns(trains=LAYERS[0], steps=args.steps, seed=args.seed)
     # Not the seed of the patterns: the same numbers would say which spikes there are and which of
@@ -71,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
                 runs.save(args.out / f"recalled-{epoch}.pt", recalled)
 
     names = ("seed", "backend", "early", "versions", "steps", "lr")
-    result = _recipe.train(
+    result = fit_once(
         module,
         InMemoryData(data, batch_size=len(patterns), seed=args.seed),
-        args.out,
+        directory=args.out,
         epochs=args.epochs,
         settings={name: getattr(args, name) for name in names},
         fresh=args.fresh,

@@ -31,13 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, measure, draw."""
     with needs("demo"):
-        from snnkernels.train import batches, figures
-        from snnkernels.train import module as training
+        from snnkernels.train import figures
+        from snnkernels.train.batches import InMemoryData
+        from snnkernels.train.data import DATASETS
+        from snnkernels.train.fit import fit
+        from snnkernels.train.module import SpikingClassifier, adamw
     snnkernels.keep_freed_memory()
     torch.manual_seed(args.seed)
     network = _network(args.backend)
-    data = batches.InMemoryData("handwritten_digits", seed=args.seed)
-    data.setup()
+    data = InMemoryData(DATASETS["handwritten_digits"](), seed=args.seed)
     used = available_backends("cpu")[0] if args.backend == "auto" else args.backend
     print(
         f"snnkernels {snnkernels.__version__}, neurons on backend {used}, "
@@ -49,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if (args.out / runs.FINISHED).exists() and not (args.out / runs.LAST).exists():
         print(f"The last run in {args.out} was finished; this one starts anew.")
-    module = training.SpikingClassifier(network, optimizer=training.adamw(lr=4e-3))
-    history, complete = training.fit(
+    module = SpikingClassifier(network, optimizer=adamw(lr=4e-3))
+    history, complete = fit(
         module,
         data,
         directory=args.out,
@@ -96,7 +98,8 @@ def _compare(network, data, out: Path) -> Path | None:
     """Time the network with its neurons on each backend that is faster than the plain loop."""
     from snnkernels.cli._speed import compare
     from snnkernels.train import figures
-    from snnkernels.train import module as training
+    from snnkernels.train.losses import mse_loss
+    from snnkernels.train.module import adamw
 
     names = [name for name in ("torch", "cpp") if name in available_backends("cpu")]
     if len(names) < 2:
@@ -108,7 +111,7 @@ def _compare(network, data, out: Path) -> Path | None:
     x, y = data.dataset.train
     some = torch.linspace(0, len(y) - 1, data.batch_size).long()  # the digits come in order
     batch = x[some], y[some]
-    result = compare(networks, training.mse_loss, batch, training.adamw(lr=0.0), rounds=ROUNDS)
+    result = compare(networks, mse_loss, batch, adamw(lr=0.0), rounds=ROUNDS)
     sameness = "bit for bit" if result.equal else "up to rounding"
     print(f"Both backends compute the same, {sameness}. Medians of interleaved runs:")
     torch_name, cpp = names

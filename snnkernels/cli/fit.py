@@ -3,68 +3,78 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from statistics import mean, stdev
 
-import torch
+from snnkernels.cli import _training
+from snnkernels.cli._options import MOST_SEED, whole
+from snnkernels.core.files import write_whole
 
-from snnkernels.cli._options import MOST_SEED, CommandError, needs, whole
-from snnkernels.train.runs import finish
+HELP = """Train a network by a recipe and test it: ``python -m snnkernels fit --config RECIPE``.
 
-HELP = """Train a network by a recipe: ``python -m snnkernels fit --config recipe.yaml``.
-
-Every option may stand in the recipe or on the command line, which wins; ``--help`` lists them.
+Ctrl-C stops; the same command goes on from there. A run that is complete is read, not repeated.
 """
-PASS_ON = True  # words that argparse does not know are for the parser below
+PASS_ON = True  # words that argparse does not know are for the parser of the recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Leave the parser as it is: the types of the training classes say all options."""
+    """Leave the parser as it is: the types of the recipe say all options."""
+
+
+def add_seeds(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that trains."""
+    parser.add_argument(
+        "--seeds",
+        type=whole(0, MOST_SEED),
+        nargs="+",
+        default=[0],
+        help="of the weights and of the order of the samples; several are a study, each in a "
+        "folder of its own (default: 0)",
+    )
+    parser.add_argument("--fresh", action="store_true", help="drop what is there, start anew")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build what the recipe names, and train it."""
-    with needs("train"):
-        import jsonargparse
+    """Train and test once for each seed; print what came out."""
+    recipe, options = _training.parse("fit", HELP, args.rest, add_seeds)
+    from snnkernels.train.recipe import run as train
 
-        from snnkernels.train.batches import InMemoryData
-        from snnkernels.train.module import SpikingClassifier, fit
-    parser = jsonargparse.ArgumentParser(
-        prog="python -m snnkernels fit", description=HELP, exit_on_error=False
-    )
-    parser.add_argument("--config", action="config", help="a recipe, as YAML")
-    parser.add_argument(
-        "--seed", type=whole(0, MOST_SEED), default=0, help="of the weights (default: 0)"
-    )
-    parser.add_argument(
-        "--epochs", type=whole(), required=True, help="passes over the training samples"
-    )
-    parser.add_class_arguments(SpikingClassifier, "module")
-    parser.add_class_arguments(InMemoryData, "data")
-    given = {"module", "data", "epochs", "settings", "show", "callbacks"}
-    parser.add_function_arguments(fit, skip=given)
-    words = " ".join(args.rest) or "without a word"
-    try:
-        recipe = parser.parse_args(args.rest)
-    except argparse.ArgumentError as error:
-        raise CommandError(f"{words}: {error}", status=2) from error
-    apart = {"config", "directory", "fresh"}
-    settings = {k: str(v) for k, v in vars(recipe.as_flat()).items() if k not in apart}
-    torch.manual_seed(recipe.seed)
-    try:
-        made = parser.instantiate(recipe)
-        made.module.optimizer(made.module.parameter_groups())  # its options, before any work
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CommandError(f"{words}: {error}", status=2) from error
-    history, complete = fit(
-        made.module,
-        made.data,
-        directory=made.directory,
-        epochs=made.epochs,
-        fresh=made.fresh,
-        settings=settings,
-    )
-    if not complete:
-        return 130
-    print(f"{history.epochs[-1]['val_accuracy']:.1%} of the test samples are right.")
-    print(f"Weights: {finish(Path(made.directory))}")
+    results = {}
+    for seed in options.seeds:
+        one = recipe
+        if len(options.seeds) > 1:
+            one = replace(recipe, directory=str(Path(recipe.directory) / f"seed-{seed}"))
+        print(f"{recipe.network['name']}, seed {seed}, in {one.directory}")
+        with _training.mistakes(args.rest):
+            result = train(one, seed=seed, fresh=options.fresh)
+        if result is None:
+            return 130
+        results[seed] = result
+    table = _table(results)
+    print(f"\n{table}")
+    write_whole(Path(recipe.directory) / "study.md", f"{table}\n".encode())
     return 0
+
+
+def _table(results: dict[int, dict]) -> str:
+    """Accuracies in per cent, as Markdown: a row for each seed, and mean ± standard deviation."""
+    rows = {
+        f"seed {seed}": [
+            100 * result["epochs"][-1]["val_accuracy"],
+            100 * max(epoch["val_accuracy"] for epoch in result["epochs"]),
+            100 * result["test"]["test_accuracy"],
+        ]
+        for seed, result in results.items()
+    }
+    lines = [
+        "| | validation, last epoch (%) | validation, best epoch (%) | test (%) |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {name} | {' | '.join(f'{v:.2f}' for v in values)} |" for name, values in rows.items()
+    ]
+    if len(rows) > 1:
+        spread = [f"{mean(c):.2f} ± {stdev(c):.2f}" for c in zip(*rows.values(), strict=True)]
+        lines.append(f"| mean ± deviation | {' | '.join(spread)} |")
+    return "\n".join(lines)

@@ -24,7 +24,7 @@ from snnkernels.nn.lif import LIF
 from snnkernels.nn.norm import BNTT
 from snnkernels.nn.readout import LeakyReadout
 
-__all__ = ["BNTT", "count", "create", "load", "names", "parse"]
+__all__ = ["BNTT", "count", "create", "find", "load", "names", "parse"]
 
 _MODELS: dict[str, type[nn.Module]] = {
     "conv_snn": ConvSNN,
@@ -68,24 +68,35 @@ def create(name: str, **options) -> nn.Module:
         >>> models.count(net, (3, 32, 32))[0]
         634000
     """
-    if not isinstance(name, str):
-        raise TypeError(f"name must be a string; got {name!r}")
-    first: tuple = ()
-    if name in _MODELS:
-        model = _MODELS[name]
-    elif match := _RESNET.fullmatch(name):
-        model, first = SResNet, (int(match[1]),)
-    elif "-" in name:
-        model, first = LayeredSNN, (name,)
-    else:
-        raise ValueError(
-            f"name must be one of {', '.join(names())}, or layers: {GRAMMAR}; got {name!r}"
-        )
-    allowed = list(inspect.signature(model).parameters)[len(first) :]
+    model, implied = find(name)
+    allowed = [option for option in inspect.signature(model).parameters if option not in implied]
     for option in options:
         if option not in allowed:
             raise TypeError(f"{name} has no option {option!r}; its options: {', '.join(allowed)}")
-    return model(*first, **options)
+    return model(**implied, **options)
+
+
+def find(name: str) -> tuple[type[nn.Module], dict]:
+    """The class of a network, and the options that its name implies.
+
+    Args:
+        name: as in `create`.
+
+    Raises:
+        TypeError: no string.
+        ValueError: a name that is not known.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string; got {name!r}")
+    if name in _MODELS:
+        return _MODELS[name], {}
+    if match := _RESNET.fullmatch(name):
+        return SResNet, {"depth": int(match[1])}
+    if "-" in name:
+        return LayeredSNN, {"layers": name}
+    raise ValueError(
+        f"name must be one of {', '.join(names())}, or layers: {GRAMMAR}; got {name!r}"
+    )
 
 
 def count(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:

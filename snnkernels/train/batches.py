@@ -9,8 +9,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from snnkernels.core.checks import check_choice, check_whole
-from snnkernels.train.data import DATASETS, Dataset
+from snnkernels.core.checks import check_whole
+from snnkernels.train.data import Dataset, Lazy
 
 
 class Batches:
@@ -27,7 +27,7 @@ class Batches:
 
     def __init__(
         self,
-        x: Tensor,
+        x: Tensor | Lazy,
         y: Tensor,
         batch_size: int,
         order: Callable[[], Tensor] | None = None,
@@ -61,21 +61,20 @@ class Batches:
 class InMemoryData(L.LightningDataModule):
     """A data set of `snnkernels.train.data` in batches.
 
+    With several processes each has every so many-th sample of a batch that is as many times as
+    large; what does not divide is left out at the end of an epoch.
+
     Args:
-        dataset: its name, a key of `snnkernels.train.data.DATASETS`, or the data set itself.
-        batch_size: training samples a step. Default: 64.
+        dataset: the samples.
+        batch_size: training samples a step, of each process. Default: 64.
         seed: of the order of training samples. Default: 0.
 
     Raises:
-        ValueError: an unknown data set, or a batch size or seed that is not allowed.
+        ValueError: a batch size or seed that is not allowed.
     """
 
-    def __init__(
-        self, dataset: str | Dataset = "handwritten_digits", *, batch_size: int = 64, seed: int = 0
-    ) -> None:
+    def __init__(self, dataset: Dataset, *, batch_size: int = 64, seed: int = 0) -> None:
         super().__init__()
-        if isinstance(dataset, str):
-            check_choice("dataset", dataset, tuple(DATASETS))
         check_whole("batch_size", batch_size)
         check_whole("seed", seed, 0)
         self.dataset = dataset
@@ -84,11 +83,6 @@ class InMemoryData(L.LightningDataModule):
         self._start = 0
         self._train: Batches | None = None
 
-    def setup(self, stage: str | None = None) -> None:
-        """Load the data, once."""
-        if isinstance(self.dataset, str):
-            self.dataset = DATASETS[self.dataset]()
-
     def train_dataloader(self) -> Batches:
         """All training samples in a new order every epoch."""
         self._train = Batches(*self.dataset.train, self.batch_size, self._shuffled, self._start)
@@ -96,8 +90,14 @@ class InMemoryData(L.LightningDataModule):
         return self._train
 
     def val_dataloader(self) -> Batches:
+        """The validation samples; the test samples where none are held out."""
+        return Batches(*(self.dataset.validation or self.dataset.test), 250)
+
+    def test_dataloader(self) -> Batches:
         """The test samples."""
         return Batches(*self.dataset.test, 250)
+
+    predict_dataloader = test_dataloader
 
     # Lightning hands a loader its state too late where a learning-rate schedule has asked for the
     # number of steps before, so the data module keeps it as well.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lightning as L
 from rich.progress import BarColumn, Progress, TimeRemainingColumn
+from torch import nn
 
 from snnkernels.train import runs
 from snnkernels.train.randomness import random_state, set_random_state
@@ -91,9 +92,10 @@ class ProgressBar(L.Callback):
         if not trainer.is_last_batch:
             return
         last = self.history.epochs[-1]
+        held = "test" if trainer.datamodule.dataset.validation is None else "validation"
         shares = "".join(
             f"   {title} {last[name]:6.1%}"
-            for title, name in (("training", "train_accuracy"), ("test", "val_accuracy"))
+            for title, name in (("training", "train_accuracy"), (held, "val_accuracy"))
             if name in last
         )
         self.bar.console.print(
@@ -196,3 +198,51 @@ class Resumable(L.Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint) -> None:
         self._random = checkpoint["random"]
+
+
+class Best(L.Callback):
+    """Keep ``best.ckpt``: the weights after the epoch with the best validation accuracy.
+
+    Args:
+        directory: where they go.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / runs.BEST
+        self.accuracy = -1.0
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        accuracy = float(trainer.callback_metrics.get("val_accuracy", -1.0))
+        if trainer.is_last_batch and trainer.is_global_zero and accuracy > self.accuracy:
+            self.accuracy = accuracy
+            runs.save(self.path, {"state_dict": module.state_dict()})
+
+    def state_dict(self) -> dict:
+        return {"accuracy": self.accuracy}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.accuracy = state["accuracy"]
+
+
+class Hybrid(L.Callback):
+    """Train a network without spikes and without reset first (Samadzadeh et al., sec. 4.1).
+
+    Args:
+        epochs: number of epochs before the neurons fire.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Also where a run is taken up in the middle of an epoch."""
+        self.on_train_epoch_start(trainer, module)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        for network in self.able(module):
+            network.pretrain(trainer.current_epoch < self.epochs)
+
+    @staticmethod
+    def able(module: nn.Module) -> list[nn.Module]:
+        """The networks in a module whose neurons can be told not to fire."""
+        return [m for m in module.modules() if hasattr(m, "pretrain")]

@@ -1,36 +1,29 @@
-"""Training with Lightning: the module and the run.
+"""Training with Lightning: the module.
 
 Needs ``pip install 'snnkernels[train]'``; nothing that ``import snnkernels`` loads imports this.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
-from math import cos, inf, pi
-from pathlib import Path
-from typing import Literal
+from math import inf
 
 import lightning as L
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional
 from torchmetrics import Accuracy, MeanMetric, Metric
 
 from snnkernels.core.checks import check_choice, check_whole
-from snnkernels.core.files import check_folder
 from snnkernels.core.state import State
 from snnkernels.nn._stateful import StatefulLayer, detach, reset
 from snnkernels.nn.losses import layer_penalties
 from snnkernels.nn.synapses import IIRSynapse
-from snnkernels.train import runs
-from snnkernels.train.batches import InMemoryData
-from snnkernels.train.callbacks import History, ProgressBar, Resumable
+from snnkernels.train.losses import LOSSES, Loss
+from snnkernels.train.parts import RecipeError
+from snnkernels.train.schedules import SCHEDULES, Schedule, rate_factor
+
+PHASES = ("train", "val", "test")
 
 
 def adamw(lr: float = 2e-3) -> OptimizerCallable:
@@ -41,32 +34,21 @@ def adamw(lr: float = 2e-3) -> OptimizerCallable:
 ADAMW = adamw()
 
 
-def mse_loss(rates: Tensor, labels: Tensor) -> Tensor:
-    """Squared distance of firing rates `[N, C]` to the one-hot label, summed over classes."""
-    target = functional.one_hot(labels, rates.shape[1]).to(rates.dtype)
-    return functional.mse_loss(rates, target) * rates.shape[1]
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": mse_loss,
-    "cross_entropy": functional.cross_entropy,
-}
-
-
 class SpikingClassifier(L.LightningModule):
     """Train a network that gives one score per class, such as the firing rates of output neurons.
 
     Logs loss and accuracy of every epoch as train_loss, train_accuracy (while the weights change),
-    val_loss and val_accuracy. What a loss and a score are may be said anew in `evaluate`.
+    val_loss and val_accuracy, and of a test as test_loss and test_accuracy. What a loss and a score
+    are may be said anew in `evaluate`.
 
     Args:
-        network: from samples `[N, *]` to scores `[N, classes]`.
+        network: from samples `[N, *]` to what the loss takes, mostly scores `[N, classes]`.
         classes: number of classes. Default: 10.
-        loss: "mse" between scores and the one-hot label, which suits firing rates, or
-            "cross_entropy" with the scores as logits. Default: "mse".
+        loss: gives (loss, scores) of the network's output and the labels; or the name of one of
+            `snnkernels.train.losses.LOSSES`. Default: "mse", which suits firing rates.
         optimizer: makes the optimizer from the parameters. Default: AdamW with lr = 2e-3.
-        schedule: of the learning rate after the warm-up, updated at every step: "constant", or
-            "linear" or "cosine" down to zero at the last step. Default: "cosine".
+        schedule: of the learning rate after the warm-up, updated at every step; or the name of one
+            of `snnkernels.train.schedules.SCHEDULES`. Default: "cosine".
         warmup: share of all steps in which the learning rate rises linearly. Default: 0.1.
         regulariser: weight in the loss of the potential regularisers of the network's layers, see
             `snnkernels.nn.losses.layer_penalties`; 0 leaves them out. Default: 0.
@@ -86,9 +68,9 @@ class SpikingClassifier(L.LightningModule):
         network: nn.Module,
         *,
         classes: int = 10,
-        loss: Literal["mse", "cross_entropy"] = "mse",
+        loss: str | Loss = "mse",
         optimizer: OptimizerCallable = ADAMW,
-        schedule: Literal["constant", "linear", "cosine"] = "cosine",
+        schedule: str | Schedule = "cosine",
         warmup: float = 0.1,
         regulariser: float = 0.0,
         filter_lr: float | None = None,
@@ -98,14 +80,20 @@ class SpikingClassifier(L.LightningModule):
         check_whole("classes", classes)
         if not 0 <= regulariser < inf:
             raise ValueError(f"regulariser must be a weight >= 0; got {regulariser!r}")
-        check_choice("loss", loss, tuple(LOSSES))
-        check_choice("schedule", schedule, tuple(SCHEDULES))
+        if isinstance(loss, str):
+            check_choice("loss", loss, tuple(LOSSES))
+            loss = LOSSES[loss]()
+        if isinstance(schedule, str):
+            check_choice("schedule", schedule, tuple(SCHEDULES))
+            schedule = SCHEDULES[schedule]()
         if not 0 <= warmup <= 1:
             raise ValueError(f"warmup must be a share of the steps, 0 to 1; got {warmup!r}")
         if filter_lr is not None and not 0 < filter_lr < inf:
             raise ValueError(f"filter_lr must be None or a learning rate > 0; got {filter_lr!r}")
         self.network = network
-        self.loss = LOSSES[loss]
+        self.classes = classes
+        self.loss = loss
+        self.voters = getattr(loss, "voters", 1)
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup = warmup
@@ -116,7 +104,7 @@ class SpikingClassifier(L.LightningModule):
         self.meters = nn.ModuleDict(
             {
                 f"{phase}_{name}": metric
-                for phase in ("train", "val")
+                for phase in PHASES
                 for name, metric in (
                     ("loss", MeanMetric()),
                     ("accuracy", Accuracy(task="multiclass", num_classes=classes)),
@@ -181,14 +169,32 @@ class SpikingClassifier(L.LightningModule):
             if name.startswith(phase):
                 meter.reset()
 
+    def on_test_epoch_start(self) -> None:
+        """Begin new sums."""
+        self._reset_meters("test")
+
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         """Loss and accuracy on samples that are not trained on."""
         self._measure("val", batch)
 
+    def test_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        """Loss and accuracy on samples that nothing was chosen by."""
+        self._measure("test", batch)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], _: int) -> tuple[Tensor, Tensor]:
+        """Labels `[N]` and scores `[N, classes]` of a batch."""
+        reset(self.network)
+        return batch[1], self.evaluate(*batch)[1]
+
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """Loss of a batch, and a score of every class `[N, classes]`, None where not measured."""
-        scores = self(x)
-        return self.loss(scores, y), scores
+        out = self(x)
+        if out.shape[-1] != self.classes * self.voters:
+            raise RecipeError(
+                f"network must give {self.classes * self.voters} outputs for {self.classes} "
+                f"classes of the data; got {list(out.shape)}"
+            )
+        return self.loss(out, y)
 
     def _measure(self, phase: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         start = detach if self.carry_state and phase == "train" else reset
@@ -208,8 +214,13 @@ class SpikingClassifier(L.LightningModule):
     def configure_optimizers(self) -> dict:
         """The optimizer, and its learning rate as a function of the step."""
         optimizer = self.optimizer(self.parameter_groups())
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
-        factor = partial(rate_factor, steps=steps, schedule=self.schedule, warmup=self.warmup)
+        factor = partial(
+            rate_factor,
+            total=max(1, int(self.trainer.estimated_stepping_batches)),
+            schedule=self.schedule,
+            warmup=self.warmup,
+            epochs=self.trainer.max_epochs,
+        )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,
@@ -225,111 +236,3 @@ class SpikingClassifier(L.LightningModule):
         if filters:
             groups.append({"params": filters, "lr": self.filter_lr, "weight_decay": 0.0})
         return groups
-
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "linear": lambda progress: 1 - progress,
-    "cosine": lambda progress: (1 + cos(pi * progress)) / 2,
-}
-
-
-def rate_factor(step: int, *, steps: int, schedule: str, warmup: float) -> float:
-    """What the learning rate is multiplied with at ``step`` (0-based) of ``steps``."""
-    rise = round(warmup * steps)
-    if step < rise:
-        return (step + 1) / rise
-    return SCHEDULES[schedule]((step - rise) / max(1, steps - rise))
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints that are whole or not there; reads as Lightning does."""
-
-    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options=None) -> None:
-        """Write one; `snnkernels.core.files.write_whole` says what a failure leaves."""
-        runs.save(Path(path), checkpoint)
-
-
-def fit(
-    module: SpikingClassifier,
-    data: InMemoryData,
-    *,
-    directory: str | Path,
-    epochs: int,
-    settings: dict | None = None,
-    fresh: bool = False,
-    show: bool = True,
-    callbacks: Sequence[L.Callback] = (),
-) -> tuple[History, bool]:
-    """Train, or go on with the run that was stopped in the same directory.
-
-    Args:
-        module: what to train; holds the final weights afterwards.
-        data: training and test samples.
-        directory: where the checkpoint of an unfinished run lies.
-        epochs: number of passes over the training samples.
-        settings: all that makes this run another one than a run with other settings; a run is only
-            taken up with the settings it began with.
-        fresh: start anew, whatever lies in the directory. Default: False.
-        show: print progress. Default: True.
-        callbacks: more of Lightning's. Default: none.
-
-    Returns:
-        The history of the whole run, and whether it is complete: False after Ctrl-C.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C was pressed a second time.
-        ValueError: epochs < 1.
-        OSError: the directory cannot be written, or its disk is full; what was written stays whole.
-        OtherRunError: the directory holds an unfinished run with other settings.
-        RunError: the checkpoint in the directory is damaged, or of another network.
-    """
-    check_whole("epochs", epochs)
-    directory = Path(directory)
-    history = History()
-    resumable = Resumable(directory, {"epochs": epochs, **(settings or {})})
-    check_folder(directory)
-    if fresh:
-        resumable.path.unlink(missing_ok=True)
-    found = resumable.found(module)
-    if found and show:
-        print(f"Taking up the run in {directory}, stopped after {found}; --fresh starts anew.")
-    bar = [ProgressBar(history)] if show else []
-    with quiet():
-        trainer = L.Trainer(
-            max_epochs=epochs,
-            callbacks=[history, *callbacks, resumable, *bar],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            num_sanity_val_steps=0,
-            devices=1,
-            plugins=[WholeCheckpoints()],
-        )
-        checkpoint = str(resumable.path) if found else None
-        try:
-            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit:  # what Lightning makes of a second Ctrl-C
-            raise KeyboardInterrupt from None
-    complete = len(history.epochs) == epochs
-    if show and not complete:
-        print(f"Stopped after {len(history.steps)} steps. The same command goes on from there.")
-    return history, complete
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Lightning's notes about devices and its other products out of the terminal."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # Lightning 2.6 calls what torch 2.13 has renamed; there is nothing to be done here.
-            warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -16,6 +16,7 @@ from snnkernels.nn._numbers import number_keys
 
 LAST = "last.ckpt"  # of a run that is not finished
 FINISHED = "model.ckpt"
+BEST = "best.ckpt"  # weights of the best epoch, where they are kept
 RESULT = "result.json"  # of a training that is complete
 
 ADVICE = "start anew with --fresh, or choose another directory"

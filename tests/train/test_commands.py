@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("snnkernels.train.module", reason="needs snnkernels[train]")
 
 from snnkernels.cli import COMMANDS, main  # noqa: E402
-from snnkernels.train import data  # noqa: E402
+from tests.train import files  # noqa: E402
 
 
 def fails(words: list[str], capsys) -> tuple[int, str]:
@@ -100,38 +100,61 @@ def test_wrong_words(capsys):
 
 # --- recipes -------------------------------------------------------------------------------------
 
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory) -> Path:
+    return files.idx(tmp_path_factory.mktemp("mnist"))
+
+
 RECIPE = """\
 directory: {directory}
 epochs: 1
-module:
-  network: {{class_path: snnkernels.train.digit_net.DigitNet, init_args: {{steps: 1}}}}
-  optimizer: {{class_path: torch.optim.SGD, init_args: {{lr: 0.1}}}}
-data: {{batch_size: 50}}
+data: {{name: mnist, folder: {folder}}}
+network: {{name: conv_snn, channels: [2, 2], steps: 1}}
+optimizer: {{name: sgd, lr: 0.1}}
+transforms: [flip, {{name: crop, padding: 2}}]
+batch_size: 50
 """
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("epochs: 1", "epochs: 0", r"epochs.*whole number >= 1; got 0"),
-        ("epochs: 1", "epochs: 1.5", r"epochs.*whole number >= 1; got 1.5"),
+        ("epochs: 1", "epochs: 0", r"epochs must be a whole number >= 1; got 0"),
+        ("epochs: 1", "epochs: 1.5", r"epochs.*1.5"),
         ("epochs: 1", "epoch: 1", r"epoch"),
         ("epochs: 1", "epochs: [", r"mistake.yaml.*parsing"),
         ("epochs: 1", "", r"required: epochs"),
-        ("steps: 1", "steps: 0", r"steps must be a whole number >= 1; got 0"),
-        ("steps: 1", "steps: many", r"steps.*many"),
-        ("steps: 1", "stepz: 1", r"stepz"),
+        ("steps: 1", "steps: 0", r"network conv_snn: steps must be a whole number >= 1; got 0"),
+        ("steps: 1", "steps: many", r"network conv_snn.*steps.*many"),
+        ("steps: 1", "stepz: 1", r"network conv_snn has no option 'stepz'; its options:.*steps"),
+        ("conv_snn", "conv_net", r"network: name must be one of conv_snn,.*got 'conv_net'"),
+        ("conv_snn", "torch.nn.Net", r"network must be.*package.module.Name; got 'torch.nn.Net'"),
         ("lr: 0.1", "lr: -0.1", r"learning rate: -0.1"),
-        ("digit_net.DigitNet", "digit_net.Net", r"module.network.*digit_net.Net"),
+        ("lr: 0.1", "rate: 0.1", r"optimizer sgd has no option 'rate'; its options:.*lr.*momentum"),
+        ("sgd", "lion", r"optimizer must be one of adam, adamw, sgd.*got 'lion'"),
         ("batch_size: 50", "batch_size: 0", r"batch_size must be a whole number >= 1; got 0"),
-        ("batch_size: 50", "dataset: letters", r"dataset must be one of.*got 'letters'"),
-        ("module:", "module:\n  loss: hinge", r"module.loss.*hinge"),
-        ("module:", "module:\n  warmup: 2", r"warmup.*got 2"),
+        ("mnist,", "letters,", r"data must be one of.*mnist.*got 'letters'"),
+        ("name: mnist,", "", r"data must have a name, one of handwritten.*"),
+        ("folder:", "place:", r"data mnist has no option 'place'; its options: folder"),
+        ("flip", "turn", r"transforms must be one of normalise, flip.*got 'turn'"),
+        ("padding: 2", "padding: 0", r"transforms crop: padding must be.*>= 1; got 0"),
+        ("epochs: 1", "epochs: 1\nloss: hinge", r"loss must be one of mse,.*got 'hinge'"),
+        ("epochs: 1", "epochs: 1\nloss: {name: van_rossum, tau: 0}", r"tau must be.*got 0"),
+        ("epochs: 1", "epochs: 1\nschedule: {name: linear, floor: 2}", r"floor.*got 2"),
+        ("epochs: 1", "epochs: 1\nwarmup: 2", r"warmup.*got 2"),
+        ("epochs: 1", "epochs: 1\nvalidation: 1", r"validation must be.*got 1"),
+        ("epochs: 1", "epochs: 1\nlimit: -3", r"limit must be a whole number >= 1; got -3"),
+        ("conv_snn, channels: [2, 2], steps: 1}", "4C3-10, input_shape: [1, 28, 28]}\nhybrid: 1",
+         r"hybrid must be 0.*got 1 for 4C3-10"),
+        ("epochs: 1", "epochs: 1\nstart: {leave: [fc]}", r"start must have a recipe or weights"),
+        ("epochs: 1", "epochs: 1\nstart: {recipe: {epoch: 2}}", r"start.recipe.*epochs.*epoch"),
+        ("epochs: 1", "epochs: 1\ntrainer: {precision: 8}", r"precision.*16-mixed.*8"),
     ],
-)
-def test_a_mistake_in_a_recipe(old, new, said, tmp_path, capsys):
+)  # fmt: skip
+def test_a_mistake_in_a_recipe(old, new, said, tmp_path, mnist, capsys):
     recipe = tmp_path / "mistake.yaml"
-    text = RECIPE.format(directory=tmp_path / "run")
+    text = RECIPE.format(directory=tmp_path / "run", folder=mnist)
     assert old in text
     recipe.write_text(text.replace(old, new))
     status, line = fails(["fit", "--config", str(recipe)], capsys)
@@ -144,6 +167,32 @@ def test_a_recipe_that_is_not_there(tmp_path, capsys):
     status, line = fails(["fit", "--config", str(tmp_path / "nowhere.yaml")], capsys)
     assert status == 2 and "nowhere.yaml" in line
     assert fails(["fit"], capsys)[0] == 2
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_the_help_of_a_recipe_lists_our_names(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    said = capsys.readouterr().out
+    for name in ("s_resnetN", "cifar100", "normalise", "latency", "van_rossum", "exponential"):
+        assert name in said
+    assert "torch.nn" not in said and len(said.splitlines()) < 200
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_run_that_is_not_there_is_named(command, tmp_path, mnist, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(directory=tmp_path / "nowhere", folder=mnist))
+    status, line = fails([command, "--config", str(recipe)], capsys)
+    assert status == 1 and "nowhere" in line
+
+
+def test_files_that_are_not_there_are_named(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(directory=tmp_path / "run", folder="nowhere"))
+    status, line = fails(["fit", "--config", str(recipe)], capsys)
+    assert status == 1 and "not found in nowhere. Put there" in line
+    assert not (tmp_path / "run").exists()
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -205,13 +254,3 @@ def test_a_recording_without_sound_is_named(tmp_path, capsys):
     status, line = fails(["spoken-digits", str(tmp_path), "--out", str(tmp_path / "out")], capsys)
     assert status == 1 and "7_someone_1.wav" in line
     assert not (tmp_path / "out").exists()
-
-
-# --- data sets -----------------------------------------------------------------------------------
-
-
-def test_a_data_set_has_one_name():
-    assert set(data.DATASETS) == {"handwritten_digits", "japanese_vowels"}
-    for name, load in data.DATASETS.items():
-        assert load.__name__ == name
-    assert {"japanese-vowels", "spoken-digits"} < set(COMMANDS)

@@ -21,7 +21,8 @@ from snnkernels.nn.synapses import IIRSynapse
 from snnkernels.train import runs
 from snnkernels.train.batches import InMemoryData
 from snnkernels.train.data import Dataset, Samples
-from snnkernels.train.module import SpikingClassifier, fit
+from snnkernels.train.fit import fit
+from snnkernels.train.module import SpikingClassifier
 
 EPOCHS, STEPS = 2, 3  # of each epoch
 
