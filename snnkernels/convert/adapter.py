@@ -155,7 +155,7 @@ class Adapter:
         shape = x[0].shape
         states = [_state(s, x[0], link(module).allow_fp32_state) for s in states]
         tensors = self.tensors(module)
-        step = self.program(module, tuple(tensors), record)
+        step = self.program(module, tensors, record)
         values = [
             v if used else v.detach() for v, used in zip(tensors.values(), step.used, strict=True)
         ]
@@ -190,26 +190,27 @@ class Adapter:
     def program(
         self,
         module: nn.Module,
-        tensors: tuple[str, ...],
+        tensors: dict[str, Tensor],
         record: tuple[int, ...] = (),
     ) -> Step:
         """The module's step, traced with its options as they are.
 
         Args:
             module: fused or not.
-            tensors: names of its `tensors`.
+            tensors: its `tensors`. Only those that require gradients get any.
             record: which states are outputs too.
 
         Raises:
             Kept: it cannot be traced.
         """
         options = _options(module, self.changing)
-        key = type(self), original_class(module), options, tensors, record
+        learned = tuple((name, tensor.requires_grad) for name, tensor in tensors.items())
+        key = type(self), original_class(module), options, learned, record
         found = _traces.get(key)
         if found is None:
             if torch.compiler.is_compiling():
                 raise Kept("its options have changed since it was last traced, without compile")
-            found = self._trace(module, tensors, record)
+            found = self._trace(module, dict(learned), record)
             if len(_traces) >= _MOST_TRACES:
                 del _traces[next(iter(_traces))]
             _traces[key] = found
@@ -217,23 +218,23 @@ class Adapter:
             raise Kept(found)
         return found
 
-    def _trace(self, module, tensors, record) -> Step | str:
+    def _trace(self, module, learned: dict[str, bool], record) -> Step | str:
         def step(*leaves: Tensor, **values: Tensor) -> tuple[Tensor, ...]:
             copy = stand_in(module)
-            self.assign(copy, values)
+            self.assign(copy, {k: v if learned[k] else v.detach() for k, v in values.items()})
             outputs, after = self.step(copy, leaves[: self.inputs], leaves[self.inputs :])
             return *outputs, *(after[k] for k in record), *after
 
         step.__qualname__ = original_class(module).__name__
         try:
             outputs = self.outputs + len(record)
-            traced = trace(step, self.inputs, self.states(module), outputs, tensors, {})
+            traced = trace(step, self.inputs, self.states(module), outputs, tuple(learned), {})
         except (TypeError, ValueError, RuntimeError, AssertionError) as error:
             return str(error) or f"its step fails with {type(error).__name__} where it is traced"
         if traced.constants:
             return "its step reads a tensor that is neither a parameter nor a buffer"
         program = parse(traced.program)
-        used = program.gradients[len(program.gradients) - len(tensors) :]
+        used = program.gradients[len(program.gradients) - len(learned) :]
         inexact = sorted({i.operation for i in program.forward} & set(_INEXACT))
         numerics = f"within 2 ulp: {', '.join(inexact)} at each step" if inexact else "same bits"
         return Step(traced.program, traced.numbers, tuple(u is not None for u in used), numerics)

@@ -201,7 +201,7 @@ def _entry(
         return entry, None
     entry.options = adapter.options(module)
     try:
-        entry.numerics = adapter.program(module, tuple(adapter.tensors(module))).numerics
+        entry.numerics = adapter.program(module, adapter.tensors(module)).numerics
     except Kept as reason:
         entry.reason = str(reason)
     return entry, adapter

@@ -16,6 +16,9 @@ norse = pytest.importorskip("norse.torch", reason="norse is not installed")
 from norse.torch.functional.reset import reset_subtract  # noqa: E402
 from norse.torch.module.snn import SNN  # noqa: E402
 
+from snnkernels.convert.norse import Norse  # noqa: E402
+
+NORSE = Norse()
 LIF, BOX = norse.LIFParameters, norse.LIFBoxParameters
 
 
@@ -236,7 +239,10 @@ def test_parameters_of_each_neuron():
         assert equal(ours(x), theirs(x))
         found, wanted = (torch.autograd.grad(m(x)[1].v.sum(), [p.v_th]) for m in (ours, theirs))
         assert relative(*found, *wanted) < 1e-6
-        assert entry.fused == 2
+        p.v_th.requires_grad_(False)
+        assert equal(ours(x), theirs(x)) and entry.fused == 3
+        values = NORSE.tensors(ours)
+        assert NORSE.program(ours, values).used == (False,) * len(values)
 
 
 def test_what_is_kept():
