@@ -85,7 +85,7 @@ format: $(STAMP)  ## what lint asks for, done
 	$(CPP_FILES) | xargs -r clang-format -i
 
 bench: build  ## times every kernel; JSON and a table under bench/results/
-	$(PY) bench/kernels.py
+	$(PY) -m bench kernels
 
 # A baseline belongs to one machine, so it is no part of the repository.
 BASELINE ?= .benchmarks/baseline.json

@@ -15,6 +15,8 @@ import torch
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
+NOISE_LIMIT = 0.1  # how far two runs of the same function may lie apart
+
 
 def _find(path: str, pattern: str) -> str | None:
     try:
@@ -29,6 +31,14 @@ def _output(*command: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def available_bytes() -> int:
+    """Memory that is free, or can be made so."""
+    kib = _find("/proc/meminfo", r"MemAvailable:\s*(\d+) kB")
+    if kib is not None:
+        return 1024 * int(kib)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 @lru_cache
@@ -90,3 +100,11 @@ def save(name: str, command: str, results: object, out: Path | None = None) -> P
         json.dumps({"machine": about, "command": command, "results": results}, indent=1) + "\n"
     )
     return path
+
+
+def too_noisy(noise: dict[str, float | None]) -> int:
+    """Say which cases are noise; the exit status of a suite: 3 where there are any, else 0."""
+    wide = {case: n for case, n in noise.items() if n is not None and n > NOISE_LIMIT}
+    for case, n in wide.items():
+        print(f"too noisy: {case}: the same function twice, {n:.0%} apart")
+    return 3 if wide else 0

@@ -1,4 +1,4 @@
-"""Times the filter and the fused synapse on the CPU: ``python bench/iir.py``.
+"""Times the filter and the fused synapse on the CPU: ``python -m bench iir``.
 
 Forward and backward together. First op against op, allocations and autograd on both sides: ``iir``
 against the loop over ``x.unbind(0)``, and long records of few neurons in chunks of time against
@@ -185,7 +185,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     alpha, beta = (torch.tensor(c) for c in synapses.dual_exponential(8.0, 2.0))
-    command = " ".join(["python bench/iir.py", *sys.argv[1:]])
+    command = " ".join(["python -m bench iir", *sys.argv[1:]])
     about, results = machine(), {"ops": [], "kernels": []}
 
     def keep(part: str, rows: list[dict]) -> str:

@@ -1,6 +1,6 @@
 """The training step of S-ResNet38 against the loop over time that one writes from the paper.
 
-    python bench/models.py
+    python -m bench models
 
 All run the same weights on the same batch: one network applies every layer to all steps at once,
 the loops apply all layers to one step after the other: a convolution, a batch norm of that step,
@@ -279,7 +279,7 @@ def main() -> None:
         },
         "logits_apart": apart,
     }
-    print(save("models", " ".join(["python bench/models.py", *sys.argv[1:]]), results, args.out))
+    print(save("models", " ".join(["python -m bench models", *sys.argv[1:]]), results, args.out))
 
 
 if __name__ == "__main__":
