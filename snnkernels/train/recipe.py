@@ -118,6 +118,8 @@ class Recipe:
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
 
     def __post_init__(self) -> None:
+        if "name" not in self.network:
+            raise RecipeError(f"network must have a name; got {self.network}")
         try:
             check_wholes(epochs=self.epochs, batch_size=self.batch_size)
             check_whole("hybrid", self.hybrid, 0)

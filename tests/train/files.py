@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
+import wave
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 SETS = {"train": 100, "t10k": 20}  # samples of each part
@@ -60,9 +63,9 @@ def cifar100(folder: Path) -> Path:
     return folder
 
 
-def pictures(folder: Path, clips: bool = False, classes: int = 10) -> Path:
+def pictures(folder: Path, clips: bool = False, classes: int = 10, train: int = 4) -> Path:
     """Pictures in folders of their classes, or clips of them."""
-    for part, count in (("train", 4), ("test", 1)):
+    for part, count in (("train", train), ("test", 1)):
         for label in range(classes):
             for k in range(count):
                 place = folder / part / f"class{label:03d}"
@@ -129,4 +132,32 @@ def cifar10_dvs(folder: Path) -> Path:
                 store.push_back(int(t), int(x), int(y), bool(p))
             writer.writeEvents(store)
             del writer
+    return folder
+
+
+RATE = 8000
+
+
+def tone(frequency: float, seconds: float = 0.2) -> torch.Tensor:
+    """A sine."""
+    return 0.5 * torch.sin(2 * math.pi * frequency * torch.arange(round(seconds * RATE)) / RATE)
+
+
+def write_wave(path: Path, samples: torch.Tensor, channels: int = 1) -> None:
+    """A recording of 16 bits."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        pcm = (samples * 32767).round().to(torch.int16).repeat_interleave(channels)
+        file.writeframes(pcm.numpy().tobytes())
+
+
+def spoken_digits(folder: Path) -> Path:
+    """Ten tones for ten digits, two training samples and one test sample of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for digit in range(10):
+        for index in (0, 5, 10):
+            samples = tone(300 + 300 * digit, 0.1 + 0.02 * index)
+            write_wave(folder / f"{digit}_someone_{index}.wav", samples, 1 + index % 2)
     return folder

@@ -6,7 +6,6 @@ import json
 import math
 import signal
 import sys
-import wave
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,13 +19,7 @@ from snnkernels.models.iir_snn import SeriesLSTM, SeriesSNN
 from snnkernels.nn.synapses import IIRSynapse
 from snnkernels.train import data
 from snnkernels.train.mfcc import cosine_transform, mel_filters, mfcc
-
-RATE = 8000
-
-
-def tone(frequency: float, seconds: float = 0.2) -> torch.Tensor:
-    return 0.5 * torch.sin(2 * math.pi * frequency * torch.arange(round(seconds * RATE)) / RATE)
-
+from tests.train.files import RATE, spoken_digits, tone, write_wave
 
 # --- features ------------------------------------------------------------------------------------
 
@@ -120,7 +113,7 @@ def vowels(tmp_path, monkeypatch) -> Path:
 
 
 def test_vowels_are_read_from_the_package(vowels):
-    train, test, classes = data.japanese_vowels()
+    train, test, classes, _ = data.japanese_vowels()
     assert classes == 9 and train.x.shape == (27, 11, 12) and test.x.shape == (9, 11, 12)
     assert test.y.tolist() == list(range(9)) and train.y.bincount().tolist() == [3] * 9
     lengths = (~train.x.isnan()).sum(1)
@@ -136,37 +129,22 @@ def test_vowels_are_read_from_the_package(vowels):
 
 @pytest.mark.skipif(find_spec("sktime") is None, reason="needs snnkernels[data]: sktime")
 def test_the_real_vowels():
-    train, test, _ = data.japanese_vowels()
+    train, test, _, _ = data.japanese_vowels()
     assert train.x.shape == (270, 29, 12) and train.y.bincount().tolist() == [30] * 9
     assert test.y.bincount().tolist() == [31, 35, 88, 44, 29, 24, 40, 50, 29]
     lengths = (~train.x[..., 0].isnan()).sum(1)
     assert lengths.min() == 7 and lengths[0] == 20
 
 
-def write_wave(path: Path, samples: torch.Tensor, channels: int = 1) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(channels)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        pcm = (samples * 32767).round().to(torch.int16).repeat_interleave(channels)
-        file.writeframes(pcm.numpy().tobytes())
-
-
 @pytest.fixture
 def recordings(tmp_path) -> Path:
-    """Ten tones for ten digits, two training samples and one test sample of each."""
+    """See `spoken_digits`."""
     pytest.importorskip("soundfile", reason="needs snnkernels[data]: soundfile")
-    folder = tmp_path / "recordings"
-    folder.mkdir()
-    for digit in range(10):
-        for index in (0, 5, 10):
-            samples = tone(300 + 300 * digit, 0.1 + 0.02 * index)
-            write_wave(folder / f"{digit}_someone_{index}.wav", samples, 1 + index % 2)
-    return folder
+    return spoken_digits(tmp_path / "recordings")
 
 
 def test_recordings_are_read_and_split(recordings):
-    train, test, classes = data.spoken_digits(recordings, frames=12)
+    train, test, classes, _ = data.spoken_digits(recordings, frames=12)
     assert classes == 10 and train.x.shape == (20, 12, 20) and test.x.shape == (10, 12, 20)
     assert test.y.tolist() == list(range(10)) and train.y.bincount().tolist() == [2] * 10
     assert (~test.x[..., 0].isnan()).sum(1).tolist() == [1 + 800 // 128] * 10
@@ -186,7 +164,7 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(ModuleNotFoundError, match="soundfile.*pip install"):
         data.spoken_digits(tmp_path)
-    monkeypatch.setattr(data, "find_spec", lambda name: None)
+    monkeypatch.setattr(data.series, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="sktime, which is not installed.*pip install"):
         data.japanese_vowels()
 
