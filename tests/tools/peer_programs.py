@@ -19,7 +19,7 @@ def text_of(module: nn.Module) -> str:
     """The canonical text of a neuron module's step."""
     snnkernels.accelerate(module, strict=True)
     adapter = link(module).adapter
-    return adapter.program(module, tuple(adapter.tensors(module))).program
+    return adapter.program(module, adapter.tensors(module)).program
 
 
 def spikingjelly() -> dict[str, str]:
