@@ -261,6 +261,9 @@ def _options(module: nn.Module, changing: frozenset[str] = frozenset()) -> Hasha
     for name, value in own.items():
         if isinstance(value, MethodType) and value.__self__ is module:
             own[name] = value.__func__
+    for name, part in module.named_modules():
+        if name and (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks):
+            raise Kept(f"hooks on its {name} would not see each step")
     parts = [(k, original_class(m), _options(m)) for k, m in module._modules.items() if m]
     return _frozen(own), tuple(parts)
 
@@ -274,6 +277,8 @@ def _frozen(value: object) -> Hashable:
         return dict, tuple((k, _frozen(v)) for k, v in value.items())
     if isinstance(value, (list, tuple)):
         return type(value), tuple(map(_frozen, value))
+    if isinstance(value, (set, frozenset)):
+        return type(value), frozenset(map(_frozen, value))
     if is_dataclass(value) and not isinstance(value, type):
         return type(value), _frozen(vars(value))
     if not isinstance(value, Hashable):

@@ -96,8 +96,7 @@ class _Fused:
         made, arguments, *rest = super().__reduce_ex__(protocol)
         if made is not copyreg.__newobj__:
             return made, arguments, *rest
-        over_time = link(self).adapter.over_time
-        return _made_anew, (original_class(self), over_time, *arguments[1:]), *rest
+        return _made_anew, (original_class(self), self._over_time, *arguments[1:]), *rest
 
 
 def _made_anew(kind: type, over_time: str, *arguments) -> nn.Module:
@@ -114,7 +113,8 @@ def _fused_class(kind: type, over_time: str) -> type:
             return library(*args, **kwargs)
         return answer(self, library, *args, **kwargs)
 
-    members = {over_time: call, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    members = {over_time: call, "_over_time": over_time}
+    members |= {"__module__": kind.__module__, "__doc__": kind.__doc__}
     if hasattr(kind, "__deepcopy__"):
 
         def copy(self, memo):

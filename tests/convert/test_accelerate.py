@@ -250,7 +250,14 @@ def parametrized() -> nn.Module:
     return node
 
 
+def hooked() -> nn.Module:
+    node = neuron.IFNode(step_mode="m", surrogate_function=surrogate.ATan())
+    node.surrogate_function.register_forward_hook(lambda module, inputs, output: None)
+    return node
+
+
 KEPT = {
+    "hooks": (hooked, "hooks on its surrogate_function"),
     "single steps": (lambda: neuron.IFNode(), "set_step_mode"),
     "not known": (lambda: neuron.GatedLIFNode(T=4, inplane=4), "GatedLIFNode"),
     "own loop": (lambda: OwnLoop(step_mode="m"), "multi_step_forward"),
@@ -330,3 +337,11 @@ def test_errors(monkeypatch):
     assert report[0].reason == "spikingjelly 1.9.0 is installed; tested is 2.0.0"
     with pytest.raises(ValueError, match="spikingjelly 1.9.0 is installed; tested is 2.0.0"):
         snnkernels.accelerate(network(), strict=True)
+
+
+def test_compiles_to_one_graph():
+    theirs, ours = both(lambda: nn.Sequential(neuron.LIFNode(step_mode="m")))
+    compiled = torch.compile(ours, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x()), theirs(x()))
+    ours[0].tau = theirs[0].tau = 3.0  # traced anew, in the next call without compile
+    assert torch.equal(compiled(x()), theirs(x())) and torch.equal(ours[0].v, theirs[0].v)
