@@ -17,7 +17,7 @@ CPP_FILES = git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh'
 
 .DEFAULT_GOAL := help
 .PHONY: help venv build demo test pytest ctest lint format bench bench-baseline bench-compare \
-        gpu ptx docs clean
+        gpu ptx peer-tests docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -109,6 +109,11 @@ gpu:  ## all that a GPU is for, into OUT, in ten minutes; installs nothing
 
 ptx: build  ## runs the compiled GPU kernels without a GPU, for SECONDS (an hour); goes on the next time
 	$(PY) -m tests.tools.ptx --seconds $(SECONDS)
+
+peer-tests: export PYTHONPATH := $(CURDIR)
+peer-tests: build  ## tests in a checkout of another library, DIR, as they are and accelerated; TESTS=paths
+	-cd $(DIR) && $(PY) -m pytest -q -p no:cacheprovider $(TESTS)
+	cd $(DIR) && $(PY) -m pytest -q -p no:cacheprovider -p tests.tools.peer_tests $(TESTS)
 
 docs: build  ## HTML under docs/_build/
 	$(PY) -m pip install -q -c constraints.txt -e '.[docs]' --no-build-isolation

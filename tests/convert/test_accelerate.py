@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 import snnkernels
 from snnkernels.convert import swap
 from tests.convert.compare import both, gradients, input_sequence, relative
+from tests.tools import peer_tests
 
 pytest.importorskip("spikingjelly", reason="spikingjelly is not installed")
 from spikingjelly.activation_based import functional, layer, neuron, surrogate  # noqa: E402
@@ -345,3 +347,15 @@ def test_compiles_to_one_graph():
     assert torch.equal(compiled(x()), theirs(x()))
     ours[0].tau = theirs[0].tau = 3.0  # traced anew, in the next call without compile
     assert torch.equal(compiled(x()), theirs(x())) and torch.equal(ours[0].v, theirs[0].v)
+
+
+def test_the_plug_in_for_tests_of_a_library_fuses_its_neurons(monkeypatch):
+    monkeypatch.setattr(nn.Module, "__call__", nn.Module.__call__)  # put back in the end
+    peer_tests.pytest_configure()
+    fused, single = neuron.IFNode(step_mode="m"), neuron.IFNode()
+    for node in (fused, fused, single):
+        node(x())
+    assert type(fused) is not neuron.IFNode and type(single) is neuron.IFNode
+    said = []
+    peer_tests.pytest_terminal_summary(SimpleNamespace(write_line=said.append))
+    assert said[0] == "snnkernels: 2 calls of neurons fused, 1 kept" and "single steps" in said[1]
