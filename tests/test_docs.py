@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import snnkernels
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SUFFIXES = ("py", "cpp", "h", "cu", "cuh", "md", "txt", "toml", "json")
@@ -37,3 +39,9 @@ def test_files_that_a_page_names_are_there(page):
 def test_paths_are_found():
     page = "`csrc/a.h` and `b.cpp`, [here](docs/c.md), `x.y`, `make demo`"
     assert paths(page) == ["csrc/a.h", "b.cpp", "docs/c.md"]
+
+
+def test_the_reference_has_every_public_name():
+    page = (ROOT / "docs" / "api.md").read_text()
+    missing = [name for name in snnkernels.__all__ if not re.search(rf"\b{name}\b", page)]
+    assert not missing, f"docs/api.md lacks {missing}"
