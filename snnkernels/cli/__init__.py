@@ -20,7 +20,7 @@ from snnkernels.cli._options import CommandError, Parser
 from snnkernels.train.runs import RunError
 
 COMMANDS = (
-    *("demo", "fit", "validate", "test", "predict"),
+    *("demo", "fit", "validate", "test", "predict", "search"),
     *("associative", "japanese-vowels", "spoken-digits", "info", "tune"),
 )
 

@@ -12,6 +12,7 @@ pytest.importorskip("snnkernels.train.module", reason="needs snnkernels[train]")
 
 from snnkernels.cli import main  # noqa: E402
 from snnkernels.cli._training import parse  # noqa: E402
+from snnkernels.cli.search import add_space  # noqa: E402
 from snnkernels.models._blocks import SequenceNetwork  # noqa: E402
 from snnkernels.train.recipe import build  # noqa: E402
 from tests.train import files  # noqa: E402
@@ -68,7 +69,7 @@ def test_a_recipe_fits_its_data(name, home, monkeypatch):
     options = ["--validation", "0.3"]
     if "ucf101" in name or "hmdb51" in name:  # one clip of each class, none to hold out
         options = ["--validation", "0", "--transforms", "[flip]"]
-    recipe, _ = parse("fit", "", [*words(name), *options])
+    recipe, _ = parse("fit", "", [*words(name), *options], add_space if "search" in name else None)
     first = (FOLDER / name).read_text().splitlines()[0]
     assert any(word in first for word in ("table", "fig.", "sec.")), "it must name the experiment"
     assert recipe.directory == f"runs/{name.removesuffix('.yaml')}"
