@@ -38,6 +38,7 @@ def add_seeds(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train and test once for each seed; print what came out."""
     recipe, options = _training.parse("fit", HELP, args.rest, add_seeds)
+    from snnkernels.train.processes import rank
     from snnkernels.train.recipe import run as train
 
     results = {}
@@ -45,15 +46,17 @@ def run(args: argparse.Namespace) -> int:
         one = recipe
         if len(options.seeds) > 1:
             one = replace(recipe, directory=str(Path(recipe.directory) / f"seed-{seed}"))
-        print(f"{recipe.network['name']}, seed {seed}, in {one.directory}")
+        if rank() == 0:
+            print(f"{recipe.network['name']}, seed {seed}, in {one.directory}")
         with _training.mistakes(args.rest):
             result = train(one, seed=seed, fresh=options.fresh)
         if result is None:
             return 130
         results[seed] = result
-    table = _table(results)
-    print(f"\n{table}")
-    write_whole(Path(recipe.directory) / "study.md", f"{table}\n".encode())
+    if rank() == 0:
+        table = _table(results)
+        print(f"\n{table}")
+        write_whole(Path(recipe.directory) / "study.md", f"{table}\n".encode())
     return 0
 
 

@@ -23,6 +23,9 @@ class Batches:
         order: gives the order of the samples `[N]`; asked once an epoch, at its first batch.
             Default: as they come.
         start: batches that the first epoch leaves out. Default: 0.
+        process: which of several processes this is; each has other samples of a batch that is as
+            many times as large. Samples at the end that do not divide are left out. Default: 0.
+        processes: how many there are. Default: 1.
     """
 
     def __init__(
@@ -32,18 +35,22 @@ class Batches:
         batch_size: int,
         order: Callable[[], Tensor] | None = None,
         start: int = 0,
+        process: int = 0,
+        processes: int = 1,
     ) -> None:
         check_whole("batch_size", batch_size)
         self.x, self.y = x, y
         self.batch_size = batch_size
         self.order = order or partial(torch.arange, len(y))
         self.position = self._start = start
+        self.process, self.processes = process, processes
 
     def __len__(self) -> int:
-        return -(-len(self.y) // self.batch_size)
+        return -(-(len(self.y) // self.processes) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        chunks = self.order().split(self.batch_size)
+        order = self.order()[: len(self.y) // self.processes * self.processes]
+        chunks = order[self.process :: self.processes].split(self.batch_size)
         start, self._start = self._start, 0
         for index in range(start, len(chunks)):
             self.position = index + 1
@@ -61,8 +68,8 @@ class Batches:
 class InMemoryData(L.LightningDataModule):
     """A data set of `snnkernels.train.data` in batches.
 
-    With several processes each has every so many-th sample of a batch that is as many times as
-    large; what does not divide is left out at the end of an epoch.
+    With several processes each trains on samples of its own, see `Batches`, and all of them look at
+    all validation and test samples.
 
     Args:
         dataset: the samples.
@@ -85,7 +92,14 @@ class InMemoryData(L.LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         """All training samples in a new order every epoch."""
-        self._train = Batches(*self.dataset.train, self.batch_size, self._shuffled, self._start)
+        self._train = Batches(
+            *self.dataset.train,
+            self.batch_size,
+            self._shuffled,
+            self._start,
+            process=self.trainer.global_rank,
+            processes=self.trainer.world_size,
+        )
         self._start = 0
         return self._train
 

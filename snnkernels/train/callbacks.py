@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from torch import nn
 
 from snnkernels.train import runs
+from snnkernels.train.processes import gathered, own_part
 from snnkernels.train.randomness import random_state, set_random_state
 
 
@@ -19,7 +20,7 @@ class History(L.Callback):
     """Loss of every step and the measures of every epoch; part of the checkpoint.
 
     Attributes:
-        steps: training loss of each optimizer step.
+        steps: training loss of each optimizer step, of all processes together.
         epochs: one dict an epoch: seconds, train_loss, train_accuracy, val_loss, val_accuracy.
     """
 
@@ -33,7 +34,10 @@ class History(L.Callback):
         self._begin = time.perf_counter()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        self.steps.append(float(outputs["loss"]))
+        loss = outputs["loss"].detach()
+        if trainer.world_size > 1:
+            loss = trainer.strategy.reduce(loss, reduce_op="mean")
+        self.steps.append(float(loss))
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if not trainer.is_last_batch:
@@ -151,7 +155,7 @@ class Resumable(L.Callback):
         """
         if not self.path.exists():
             return None
-        keys = "settings", "random", "global_step", "epoch"
+        keys = "settings", "random", "meters", "global_step", "epoch"
         checkpoint = runs.load_checkpoint(self.path, module, *keys)
         runs.check_settings(self.path, checkpoint["settings"], self.settings)
         return f"{checkpoint['global_step']} steps, in epoch {checkpoint['epoch'] + 1}"
@@ -182,6 +186,8 @@ class Resumable(L.Callback):
         print("Stopping after this step; Ctrl-C again to stop at once.")
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.world_size > 1:  # a signal reaches the processes in different steps
+            self.stopped = trainer.strategy.reduce_boolean_decision(self.stopped, all=False)
         if self.stopped and not trainer.is_last_batch:
             trainer.save_checkpoint(self.path)
             trainer.limit_val_batches = 0  # no look at the test samples on the way out
@@ -194,10 +200,10 @@ class Resumable(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint) -> None:
         checkpoint["settings"] = self.settings
-        checkpoint["random"] = random_state(module)
+        checkpoint["random"] = gathered(trainer, random_state(module))
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint) -> None:
-        self._random = checkpoint["random"]
+        self._random = own_part(trainer, checkpoint["random"])
 
 
 class Best(L.Callback):

@@ -23,6 +23,7 @@ from snnkernels.train import runs
 from snnkernels.train.batches import InMemoryData
 from snnkernels.train.callbacks import History, ProgressBar, Resumable
 from snnkernels.train.module import SpikingClassifier
+from snnkernels.train.processes import meet, rank
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,11 @@ def fit(
     """
     check_whole("epochs", epochs)
     directory = Path(directory)
+    show = show and rank() == 0
     history = History()
     resumable = Resumable(directory, {"epochs": epochs, **(settings or {})})
     check_folder(directory)
-    if fresh:
+    if fresh and rank() == 0:
         resumable.path.unlink(missing_ok=True)
     found = resumable.found(module)
     if found and show:
@@ -178,7 +180,7 @@ def fit_once(
         RunError: the directory holds a damaged file, or a run with other settings.
     """
     path = directory / runs.RESULT
-    if fresh:
+    if fresh and rank() == 0:
         path.unlink(missing_ok=True)
     if not path.exists():
         history, complete = fit(
@@ -194,11 +196,14 @@ def fit_once(
             return None
         result = {"settings": {"epochs": epochs, **settings}}
         result |= {"threads": torch.get_num_threads()}
-        runs.write_json(path, result | {"steps": history.steps, "epochs": history.epochs})
+        if rank() == 0:
+            runs.write_json(path, result | {"steps": history.steps, "epochs": history.epochs})
+            runs.finish(directory)
+        meet()
     result = runs.load_result(path)
     runs.check_settings(path, result["settings"], {"epochs": epochs, **settings})
     if (directory / runs.LAST).exists():
-        runs.finish(directory)
+        runs.finish(directory)  # an earlier process came no further
     checkpoint = runs.load_checkpoint(directory / runs.FINISHED, module)
     module.load_state_dict(checkpoint["state_dict"])
     module.eval()

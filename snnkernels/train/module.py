@@ -21,6 +21,7 @@ from snnkernels.nn.losses import layer_penalties
 from snnkernels.nn.synapses import IIRSynapse
 from snnkernels.train.losses import LOSSES, Loss
 from snnkernels.train.parts import RecipeError
+from snnkernels.train.processes import gathered, own_part
 from snnkernels.train.schedules import SCHEDULES, Schedule, rate_factor
 
 PHASES = ("train", "val", "test")
@@ -144,15 +145,18 @@ class SpikingClassifier(L.LightningModule):
             reset(self.network)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Keep the carried states: they are no part of ``state_dict``."""
+        """Keep the carried states, which are no part of ``state_dict``, and each process's sums."""
+        checkpoint["meters"] = gathered(self.trainer, self.meters.state_dict())
         if self.carry_state:
-            checkpoint["states"] = {
-                name: state and state.detach() for name, state in self._states().items()
-            }
+            own = {name: state and state.detach() for name, state in self._states().items()}
+            checkpoint["states"] = gathered(self.trainer, own)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Go on from them."""
-        for name, state in checkpoint.get("states", {}).items():
+        own = own_part(self.trainer, checkpoint["meters"])
+        checkpoint["state_dict"] |= {f"meters.{name}": value for name, value in own.items()}
+        states = own_part(self.trainer, checkpoint["states"]) if self.carry_state else {}
+        for name, state in states.items():
             here = state and State(*(p if p is None else p.to(self.device) for p in state))
             self._set_states({name: here})
 

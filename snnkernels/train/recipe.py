@@ -23,6 +23,7 @@ from snnkernels.train.fit import TrainerOptions, fit_once, quiet
 from snnkernels.train.losses import LOSSES
 from snnkernels.train.module import SpikingClassifier
 from snnkernels.train.parts import RecipeError, call, find, make
+from snnkernels.train.processes import rank
 from snnkernels.train.schedules import SCHEDULES
 from snnkernels.train.transforms import TRANSFORMS, Inputs
 from snnkernels.train.weights import take_weights
@@ -210,6 +211,7 @@ def run(
     fresh: bool = False,
     show: bool = True,
     callbacks: Sequence[L.Callback] = (),
+    test: bool = True,
 ) -> dict | None:
     """Train by a recipe and test once, go on with what was stopped, or read what is complete.
 
@@ -219,6 +221,7 @@ def run(
         fresh: start anew, whatever lies in the directory. Default: False.
         show: print progress. Default: True.
         callbacks: more of Lightning's. Default: none.
+        test: look at the test samples at the end. Default: True.
 
     Returns:
         settings, steps, epochs, as in ``result.json``, and test: loss and accuracy of the test
@@ -238,7 +241,8 @@ def run(
         extra.append(Hybrid(recipe.hybrid))
     if recipe.keep == "best":
         extra.append(Best(directory))
-    torch.manual_seed(seed)  # whatever the weights to begin with have drawn
+    # whatever the weights to begin with have drawn; processes draw other numbers
+    torch.manual_seed(seed + 1_000_003 * rank())
     settings = {key: value for key, value in asdict(recipe).items() if key not in APART}
     result = fit_once(
         module,
@@ -251,12 +255,13 @@ def run(
         callbacks=[*callbacks, *extra],
         trainer=recipe.trainer,
     )
-    if result is not None and "test" not in result:
+    if test and result is not None and "test" not in result:
         load_trained(recipe, module)
         with quiet():
             trainer = recipe.trainer.make(directory)
             result["test"] = trainer.test(module, data, verbose=False)[0]
-        runs.write_json(directory / runs.RESULT, result)
+        if rank() == 0:
+            runs.write_json(directory / runs.RESULT, result)
     return result
 
 

@@ -231,8 +231,8 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
     [
         ({"state_dict": {}, "epoch": 3}, r"no checkpoint of a run.*'random', 'settings'"),
         ([1, 2], "no checkpoint of a run"),
-        ({"state_dict": {}} | dict.fromkeys(("settings", "random", "epoch", "global_step"), 1),
-         "of another network"),
+        (dict.fromkeys(("settings", "random", "meters", "epoch", "global_step"), 1)
+         | {"state_dict": {}}, "of another network"),
     ],
     ids=["another program", "a list", "another network"],
 )  # fmt: skip
