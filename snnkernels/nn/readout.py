@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from snnkernels.backends import check_name
+from snnkernels.core.checks import check_choice
 from snnkernels.nn._stateful import StatefulLayer
 from snnkernels.ops.lif import lif
+
+OUTPUTS = ("last", "mean", "sequence")
 
 
 def total(x: Tensor, dim: int = 0) -> Tensor:
@@ -31,15 +34,15 @@ class LeakyReadout(StatefulLayer):
     Args:
         decay: the leak, a number or one value per channel; 1 does not leak. Default: 1.
         output: "last" gives the potential after the last step (Stöckl's networks), "mean" the mean
-            potential over the steps. Default: "last".
+            potential over the steps, "sequence" the potential after every step. Default: "last".
         learn_decay: make decay a parameter. Default: False.
         channels: size of dim 2 where decay is kept per channel. Default: None.
         stateful: go on where the last call ended. Default: False.
         backend: as in `LIF`. Default: "auto".
 
     Shape:
-        x `[T, N, *]`, time first, output `[N, *]`, float32 (float64 for float64 input). One step
-        `[N, *]` goes to `step`.
+        x `[T, N, *]`, time first; output `[N, *]`, or `[T, N, *]` for "sequence", float32 (float64
+        for float64 input). One step `[N, *]` goes to `step`.
     """
 
     def __init__(
@@ -53,8 +56,7 @@ class LeakyReadout(StatefulLayer):
         backend: str = "auto",
     ) -> None:
         super().__init__(stateful, channels)
-        if output not in ("last", "mean"):
-            raise ValueError(f"output must be 'last' or 'mean'; got {output!r}")
+        check_choice("output", output, OUTPUTS)
         check_name(backend)
         self._coefficient("decay", decay, learn_decay)
         self.output = output
@@ -69,7 +71,8 @@ class LeakyReadout(StatefulLayer):
         Returns:
             The potential after it `[N, *]`.
         """
-        return self._run(x_t.unsqueeze(0), True)
+        v = self._run(x_t.unsqueeze(0), True)
+        return v.squeeze(0) if self.output == "sequence" else v
 
     def _run(self, x: Tensor, carry: bool) -> Tensor:
         _, state, *h = lif(
@@ -78,11 +81,13 @@ class LeakyReadout(StatefulLayer):
             decay=self.decay,
             v_threshold=float("inf"),
             reset="none",
-            record="h" if self.output == "mean" else None,
+            record=None if self.output == "last" else "h",
             backend=self.backend,
         )
         self._end(state, x, carry)
-        return h[0].mean(0) if h else state.v
+        if self.output == "last":
+            return state.v
+        return h[0].mean(0) if self.output == "mean" else h[0]
 
     def extra_repr(self) -> str:
         return f"decay={self._shown('decay')}, output={self.output!r}"

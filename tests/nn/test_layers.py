@@ -197,7 +197,7 @@ def test_over_time_and_lif_keep_channels_last():
 
 
 @pytest.mark.parametrize("decay", [1.0, 0.5])
-@pytest.mark.parametrize("output", ["last", "mean"])
+@pytest.mark.parametrize("output", ["last", "mean", "sequence"])
 def test_leaky_readout_is_the_weighted_sum(backend, decay, output):
     x = currents(6, 2, 3).double().mul(64).round().div(64)  # exact in float32, halves too
     age = torch.arange(6.0, dtype=torch.float64)
@@ -205,7 +205,8 @@ def test_leaky_readout_is_the_weighted_sum(backend, decay, output):
         [(x[: t + 1] * (decay ** age[: t + 1].flip(0))[:, None, None]).sum(0) for t in range(6)]
     )
     y = LeakyReadout(decay=decay, output=output, backend=backend)(x.float())
-    torch.testing.assert_close(y.double(), h[-1] if output == "last" else h.mean(0))
+    want = {"last": h[-1], "mean": h.mean(0), "sequence": h}[output]
+    torch.testing.assert_close(y.double(), want)
     assert y.dtype == torch.float32
 
 
@@ -221,6 +222,14 @@ def test_leaky_readout_goes_on_where_it_ended():
     layer = LeakyReadout(decay=0.9, stateful=True)
     layer(x[:4])
     assert torch.equal(layer(x[4:]), LeakyReadout(decay=0.9)(x))
+
+
+@pytest.mark.parametrize("output", ["last", "mean", "sequence"])
+def test_leaky_readout_gives_the_potential_after_one_step_of_a_stream(output):
+    x = currents(4, 2, 3)
+    layer = LeakyReadout(decay=0.9, output=output)
+    stream = torch.stack([layer.step(x_t) for x_t in x])
+    assert torch.equal(stream, LeakyReadout(decay=0.9, output="sequence")(x))
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -251,7 +260,7 @@ def test_a_bad_option_is_an_error_when_the_layer_is_made(options, error, said):
 
 
 def test_a_bad_readout_option_is_an_error_when_the_layer_is_made():
-    with pytest.raises(ValueError, match="output must be 'last' or 'mean'; got 'max'"):
+    with pytest.raises(ValueError, match="output must be one of 'last', 'mean', 'sequence'; got 'max'"):
         LeakyReadout(output="max")
     with pytest.raises(ValueError, match="backend must be 'auto' or one of.*'fast'"):
         LeakyReadout(backend="fast")
