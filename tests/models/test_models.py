@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 import snnkernels
 from snnkernels import LIF, models
+from snnkernels.core.surrogates import Rectangle
 from snnkernels.models.from_string import LayeredSNN, Part
 from snnkernels.models.iir_snn import IIRNetwork, SeriesLSTM, SeriesSNN
+from snnkernels.models.sts_resnet import HybridLIF
 from snnkernels.nn import encode
 from snnkernels.nn.losses import layer_penalties
 
@@ -21,7 +23,7 @@ CIFAR = (3, 32, 32)
 SMALL = [
     ("conv_snn", {"channels": (6, 6), "steps": 3}, (1, 28, 28)),
     ("conv_snn", {"channels": (6, 6), "steps": 3, "reset": "hard"}, (1, 28, 28)),
-    ("sts_resnet", {"filters": 4, "steps": 3}, (1, 16, 16)),
+    ("sts_resnet", {"widths": (4, 8, 16, 32), "steps": 3}, (1, 16, 16)),
     ("s_resnet8", {"filters": 4, "steps": 4}, CIFAR),
     ("s_resnet14", {"filters": 4, "steps": 3, "boosting": True, "learn_decay": "shared"}, CIFAR),
     ("s_resnet8", {"filters": 4, "steps": 3, "residual": "s2m", "recompute": False}, CIFAR),
@@ -218,9 +220,36 @@ def test_the_hybrid_phase_is_a_shifted_leaky_relu():
     assert set(taken[1][1].unique().tolist()) <= {0.0, 1.0}
 
 
+@pytest.mark.parametrize("case", SMALL[:3], ids=lambda case: label(case))
+def test_the_output_layer_fires_without_reset_in_the_hybrid_phase(case):
+    """Sec. 4.1 of Samadzadeh et al.; afterwards with the reset that the network was built with."""
+    reset = case[1].get("reset", "none")
+    net = build(case)
+    current = 0.4 * torch.ones(4, 2, 10)  # v = 0.4, 0.6, 0.7, 0.75 at decay 0.5 without reset
+    for on in (True, False):
+        net.pretrain(on)
+        fires = [1, 1] if on or reset == "none" else [0, 1]
+        assert net.readout.neuron(current)[2:, 0, 0].tolist() == fires
+        assert models.load(build(case), net.state_dict()).readout.neuron.firing != on
+
+
+def test_the_stand_in_and_the_surrogate_can_be_chosen():
+    net = models.create("sts_resnet", widths=(2, 2, 2, 2), beta=0.5, surrogate=Rectangle(2.0))
+    hidden = [m for m in net.modules() if isinstance(m, HybridLIF)][:-1]
+    assert {m.beta for m in hidden} == {0.5} and net.readout.neuron.beta is None
+    assert {m.options["surrogate"] for m in net.modules() if isinstance(m, LIF)} == {Rectangle(2.0)}
+
+
+def test_conv_snn_has_the_hidden_layer_of_the_authors_code():
+    net = models.create("conv_snn", hidden=128)
+    dense = [m for m in net.modules() if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in dense] == [(48 * 49, 128), (128, 10)]
+    assert sum(isinstance(m, HybridLIF) for m in net.modules()) == 4
+
+
 def test_sts_resnet_concatenates_blocks_3_and_4():
-    net = models.create("sts_resnet", filters=4, steps=2)
-    assert net.fc.module.in_features == 4 * 4 + 8 * 4
+    net = models.create("sts_resnet", widths=(4, 6, 8, 10), steps=2)
+    assert net.fc.module.in_features == 8 + 10
     convs = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     assert len(convs) + 1 == 18
 

@@ -15,7 +15,7 @@ from snnkernels.models.iir_snn import IIRNetwork, SeriesSNN
 
 NETWORKS = {
     "conv_snn": {"channels": (2, 2)},
-    "sts_resnet": {"filters": 2},
+    "sts_resnet": {"widths": (2, 2, 4, 4)},
     "s_resnet8": {"filters": 2, "learn_decay": "shared"},
     "tscnn": {},
     "wscnn": {"width": 2},
