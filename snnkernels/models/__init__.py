@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from snnkernels.models.baselines import C3D, CNN, CNNLSTM, ConvLSTMNet
 from snnkernels.models.from_string import GRAMMAR, LayeredSNN, parse
 from snnkernels.models.rsnn import RSNN, RecurrentClassifier
-from snnkernels.models.s_resnet import SResNet
+from snnkernels.models.s_resnet import SVGG11, SResNet
 from snnkernels.models.scnn import RSCNN, TSCNN, WSCNN
 from snnkernels.models.sts_resnet import ConvSNN, STSResNet
 from snnkernels.nn._numbers import number_keys
@@ -29,6 +29,7 @@ __all__ = ["BNTT", "count", "create", "find", "load", "names", "parse"]
 _MODELS: dict[str, type[nn.Module]] = {
     "conv_snn": ConvSNN,
     "sts_resnet": STSResNet,
+    "s_vgg11": SVGG11,
     "cnn": CNN,
     "cnn_lstm": CNNLSTM,
     "conv_lstm": ConvLSTMNet,
@@ -117,7 +118,8 @@ def count(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
 
     def add(module: nn.Module, _, out: Tensor | tuple[Tensor, Tensor]) -> None:
         out = out[0] if isinstance(out, tuple) else out
-        layers.append(out[0, 0].numel() if isinstance(module, LIF) else out.numel())
+        steps = isinstance(module, LIF) or getattr(module, "output", "") == "sequence"
+        layers.append(out[0, 0].numel() if steps else out.numel())
 
     kinds = (LIF, LeakyReadout, nn.ReLU)
     hooks = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, kinds)]

@@ -211,7 +211,7 @@ class Vote(nn.Module):
         return f"voters={self.voters}"
 
 
-READOUTS = ("rate", "count", "spikes", "potential")
+READOUTS = ("rate", "count", "spikes", "potential", "potentials")
 
 
 class Readout(nn.Module):
@@ -219,20 +219,22 @@ class Readout(nn.Module):
 
     Args:
         output: "rate" gives spikes per step, "count" the number of spikes, "spikes" the whole
-            sequence, "potential" the last potential of neurons that neither leak nor fire.
+            sequence, "potential" the last potential of neurons that neither leak nor fire,
+            "potentials" that of every step.
         **options: those of the output neurons, see `LIF`.
 
     Shape:
-        x `[T, N, *]`; output `[N, *]` in float32 (float64 for float64 x), or `[T, N, *]` in x's
-        dtype for "spikes".
+        x `[T, N, *]`; output `[N, *]` in float32 (float64 for float64 x), or `[T, N, *]`: for
+        "potentials" in float32 likewise, for "spikes" in x's dtype.
     """
 
     def __init__(self, output: str, **options) -> None:
         super().__init__()
         check_choice("readout", output, READOUTS)
         self.output = output
-        if output == "potential":
-            self.neuron = LeakyReadout(backend=options.get("backend", "auto"))
+        if output in ("potential", "potentials"):
+            steps = "last" if output == "potential" else "sequence"
+            self.neuron = LeakyReadout(output=steps, backend=options.get("backend", "auto"))
         else:
             self.neuron = LIF(**options)
 

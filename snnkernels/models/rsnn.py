@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 
 from snnkernels.core.checks import check_choice, check_size, check_whole
@@ -24,10 +26,10 @@ class RecurrentFeatures(nn.Module):
 
     CL: two convolutional LSTMs of 4 and 6 channels, each followed by 2x2 max-pooling. CLA: 4x4
     average pooling, self-attention on every frame, one convolutional LSTM of 10 channels (the
-    strings of table 1 name the channels that enter each layer).
+    strings of table 1 name the channels that enter each layer). None: the frames as they are.
 
     Args:
-        kind: "cl" or "cla".
+        kind: "cl", "cla" or None.
         in_channels: Default: 2.
         pooling: False leaves the pooling out (the paper's 71.1 % on CIFAR10-DVS). Default: True.
 
@@ -39,11 +41,12 @@ class RecurrentFeatures(nn.Module):
         x `[T, N, in_channels, H, W]`, output `[T, N, channels, H / shrink, W / shrink]`.
     """
 
-    def __init__(self, kind: str, in_channels: int = 2, pooling: bool = True) -> None:
+    def __init__(self, kind: str | None, in_channels: int = 2, pooling: bool = True) -> None:
         super().__init__()
-        check_choice("features", kind, FEATURES)
-        self.channels = 6 if kind == "cl" else 10
-        self.shrink = 4 if pooling else 1
+        check_choice("features", kind, (*FEATURES, None))
+        self.kind = kind
+        self.channels = {"cl": 6, "cla": 10, None: in_channels}[kind]
+        self.shrink = 1 if kind is None or not pooling else 4
 
         def pool(module: nn.Module) -> list[nn.Module]:
             return [Weights(module)] if pooling else []
@@ -51,6 +54,8 @@ class RecurrentFeatures(nn.Module):
         if kind == "cl":
             layers = [ConvLSTM(in_channels, 4), *pool(nn.MaxPool2d(2))]
             layers += [ConvLSTM(4, 6), *pool(nn.MaxPool2d(2))]
+        elif kind is None:
+            layers = []
         else:
             layers = pool(nn.AvgPool2d(4))
             layers += [FrameAttention(in_channels), ConvLSTM(in_channels, 10)]
@@ -70,8 +75,8 @@ class _RecurrentNetwork(SequenceNetwork):
         wholes |= {"num_classes": num_classes, "in_channels": in_channels}
         super().__init__((in_channels, size, size), steps, **wholes)
         check_choice("layers", layers, LAYERS)
-        check_size(size, (4 if pooling else 1) << layers)
         self.features = RecurrentFeatures(features, in_channels, pooling)
+        check_size(size, self.features.shrink << layers)
         self.vote = Vote(10)
 
 
@@ -114,6 +119,7 @@ class RecurrentClassifier(_RecurrentNetwork):
         steps: int = 20,
         pooling: bool = True,
     ) -> None:
+        check_choice("features", features, FEATURES)
         super().__init__(features, layers, num_classes, in_channels, size, steps, pooling)
         check_choice("readout", readout, FRAME_READOUTS)
         self.readout = readout
@@ -175,19 +181,24 @@ class RSNN(_RecurrentNetwork):
     The features of every step enter 3 or 4 layers of 3x3 convolution, batch norm, neurons and 2x2
     max-pooling, then two dense layers of spiking neurons (128 m^2 -> 32 m^2 -> 10 per class, m
     pixels remaining), read out as firing rates and averaged over each class's ten neurons. The
-    string for four layers prints five convolutions; built are four. Neurons are SpikingJelly's LIF
+    strings for four and three layers print five and four convolutions, with five and two poolings;
+    built are four and three, each with its pooling. ``features=None`` is the spiking CNN alone,
+    with which table 3 compares. Neurons are SpikingJelly's LIF
     with tau = 2, h = v + (x - v) / 2 with threshold 1, hard reset and arctan surrogate; here with
     potential, threshold and surrogate width doubled, which gives the same bits without the product.
 
     Chosen here: the neurons stand between batch norm and pooling; no biases in the
-    decision; its weights from He's normal distribution.
+    decision; its weights from He's normal distribution. The paper does not describe the "simplified
+    SNN structure" of its energy table (table 4); ``channels=32, hidden=False`` is this library's.
 
     Args:
-        features: "cl" or "cla". Default: "cl".
+        features: "cl", "cla", or None for no features: the spiking CNN sees the frames themselves.
+            Default: "cl".
         layers: 3 (DVS128 Gesture) or 4 (CIFAR10-DVS). Default: 3.
         num_classes: Default: 11.
         channels: of the spiking convolutions; the dense layer has a quarter of what enters it.
             Default: 128.
+        hidden: False leaves that dense layer out. Default: True.
         in_channels: Default: 2.
         size: pixels of the square input. Default: 128.
         steps: T. Default: 20.
@@ -201,10 +212,11 @@ class RSNN(_RecurrentNetwork):
     def __init__(
         self,
         *,
-        features: str = "cl",
+        features: str | None = "cl",
         layers: int = 3,
         num_classes: int = 11,
         channels: int = 128,
+        hidden: bool = True,
         in_channels: int = 2,
         size: int = 128,
         steps: int = 20,
@@ -227,9 +239,10 @@ class RSNN(_RecurrentNetwork):
             modules += [Weights(nn.MaxPool2d(2))]
             entering = channels
         inputs = channels * (size // self.features.shrink >> layers) ** 2
-        modules += [Weights(nn.Flatten(), nn.Linear(inputs, inputs // 4, bias=False))]
-        modules += [LIF(**options), Weights(nn.Linear(inputs // 4, 10 * num_classes, bias=False))]
-        modules += [LIF(**options)]
+        modules += [Weights(nn.Flatten())]
+        widths = (inputs, *([inputs // 4] if hidden else []), 10 * num_classes)
+        for cin, cout in itertools.pairwise(widths):
+            modules += [Weights(nn.Linear(cin, cout, bias=False)), LIF(**options)]
         self.decision = nn.Sequential(*modules)
         init_weights(self.decision, nn.init.kaiming_normal_)
 
@@ -239,7 +252,15 @@ class RSNN(_RecurrentNetwork):
         Args:
             classifier: trained with the same ``features``, ``in_channels`` and ``pooling``.
             freeze: train the decision alone from now on. Default: True.
+
+        Raises:
+            ValueError: this network has no features, or of the other kind.
         """
+        if self.features.kind is None or self.features.kind != classifier.features.kind:
+            raise ValueError(
+                f"classifier must have this network's features, {self.features.kind!r}; "
+                f"got {classifier.features.kind!r}"
+            )
         self.features.load_state_dict(classifier.features.state_dict())
         self.features.requires_grad_(not freeze)
 

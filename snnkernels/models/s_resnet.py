@@ -1,4 +1,4 @@
-"""S-ResNet, the spiking version of He's residual network for CIFAR.
+"""S-ResNet, the spiking version of He's residual network for CIFAR, and the VGG11 beside it.
 
 Vicente-Sola et al., "Keys to accurate feature extraction using residual spiking neural networks".
 """
@@ -10,7 +10,7 @@ import functools
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 
-from snnkernels.core.checks import check_choice, check_whole
+from snnkernels.core.checks import check_choice, check_size, check_whole
 from snnkernels.core.surrogates import Triangle
 from snnkernels.models._blocks import (
     Projection,
@@ -234,4 +234,74 @@ class SResNet(InChunks, SequenceNetwork):
         out = self.fc(spikes.mean((-2, -1)))
         if self.vote is not None:
             out = self.vote(out)
+        return self.readout(out) / (self._steps_before + out.shape[0])
+
+
+class SVGG11(InChunks, SequenceNetwork):
+    """The spiking VGG11 without residual connections that fig. 3a shows beside S-ResNet.
+
+    Eight 3x3 convolutions (1, 2, 4, 4, 8, 8, 8 and 8 times ``filters`` wide) and two dense layers,
+    each with BNTT and neurons, then the dense layer of the classes; 2x2 average pooling after
+    convolutions 1, 2, 4, 6 and 8. Neurons and output layer are those of `SResNet`.
+
+    The paper names the network and prints none of its layers. Chosen here: the layers of VGG11
+    (Simonyan & Zisserman 2015), average pooling as in Kim & Panda 2020, whose BNTT it is; no
+    biases; weights start Xavier-uniform with gain 2.
+
+    Args:
+        filters: width of the first convolution. Default: 64.
+        hidden: width of the two dense layers. Default: 4096.
+        num_classes: Default: 100, as in the figure.
+        in_channels: 3 for images, 2 for event frames. Default: 3.
+        size: pixels of the square input, a multiple of 32. Default: 32.
+        steps: T; a shorter sequence is an early exit. Default: 50.
+        decay: the leak of all neurons. Default: 0.874.
+        learn_decay: learn it per "layer" or "shared" (PLIF), or None. Default: None.
+        backend: of all neurons. Default: "auto".
+
+    Shape:
+        x `[N, in_channels, size, size]`, shown at every step, or `[T, N, in_channels, size, size]`;
+        logits `[N, num_classes]`.
+    """
+
+    def __init__(
+        self,
+        *,
+        filters: int = 64,
+        hidden: int = 4096,
+        num_classes: int = 100,
+        in_channels: int = 3,
+        size: int = 32,
+        steps: int = 50,
+        decay: float = 0.874,
+        learn_decay: str | None = None,
+        backend: str = "auto",
+    ) -> None:
+        wholes = {"filters": filters, "hidden": hidden, "num_classes": num_classes}
+        super().__init__((in_channels, size, size), steps, in_channels=in_channels, **wholes)
+        check_size(size, 32)
+        check_choice("learn_decay", learn_decay, LEARN_DECAY)
+        make = _Make(None, "bntt", steps, decay, learn_decay, True, None, False, backend)
+        layers: list[nn.Module] = []
+        width = in_channels
+        for k, times in enumerate((1, 2, 4, 4, 8, 8, 8, 8)):
+            cout = times * filters
+            layers += [make.conv(width, cout, 3, 1, None), make.norm(cout), make.neuron()]
+            if k in (0, 1, 3, 5, 7):
+                layers.append(Weights(nn.AvgPool2d(2)))
+            width = cout
+        layers.append(Weights(nn.Flatten()))
+        width *= (size // 32) ** 2
+        for _ in range(2):
+            layers.append(Weights(nn.Linear(width, hidden, bias=False)))
+            layers += [make.norm(hidden), make.neuron()]
+            width = hidden
+        layers.append(Weights(nn.Linear(width, num_classes, bias=False)))
+        self.layers = nn.Sequential(*layers)
+        self.readout = LeakyReadout(backend=backend)
+        init_weights(self, nn.init.xavier_uniform_, gain=2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch."""
+        out = self.layers(self.sequence(x))
         return self.readout(out) / (self._steps_before + out.shape[0])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snnkernels.core.checks import check_positive, check_share, check_size, check_wholes
 from snnkernels.core.surrogates import Triangle
 from snnkernels.models._blocks import (
+    Readout,
     SequenceNetwork,
     StepDropout,
     Weights,
@@ -15,7 +17,6 @@ from snnkernels.models._blocks import (
     init_weights,
 )
 from snnkernels.nn.lif import LIF
-from snnkernels.nn.readout import LeakyReadout
 
 
 class _SCNN(SequenceNetwork):
@@ -24,6 +25,8 @@ class _SCNN(SequenceNetwork):
     Args:
         multiple: what size must be a multiple of.
         stretch: half-width of the surrogate as a multiple of the threshold.
+        init_std: deviation of all initial weights; None for one per layer, see `RSCNN`.
+        readout: see `Readout`.
         wholes: options that must be whole numbers >= 1.
         **neuron: other options of the neurons, see `LIF`.
     """
@@ -36,6 +39,7 @@ class _SCNN(SequenceNetwork):
         steps,
         stretch,
         init_std,
+        readout,
         spiking,
         save,
         wholes,
@@ -45,7 +49,11 @@ class _SCNN(SequenceNetwork):
     ) -> None:
         super().__init__((in_channels, size, size), steps, in_channels=in_channels, **wholes)
         check_size(size, multiple)
-        check_positive(v_threshold=v_threshold, stretch=stretch, init_std=init_std)
+        check_positive(v_threshold=v_threshold, stretch=stretch)
+        if init_std is not None:
+            check_positive(init_std=init_std)
+        if not spiking and readout != "potential":
+            raise ValueError(f"spiking=False has no readout to choose; got {readout!r}")
         width = stretch * v_threshold
         self.steps = steps if spiking else 1
         self.spiking, self.save = spiking, check_save(save, spiking)
@@ -56,19 +64,20 @@ class _SCNN(SequenceNetwork):
             "backend": backend,
             **neuron,
         }
-        self.readout = LeakyReadout(backend=backend)
+        self.readout = Readout(readout, **self._options)
 
     def _neuron(self) -> nn.Module:
         return LIF(**self._options) if self.spiking else nn.ReLU()
 
     def _init(self) -> None:
         if self.spiking:
-            init_weights(self, nn.init.normal_, std=self.init_std)
+            std = self.init_std
+            init_weights(self, nn.init.trunc_normal_, std=std, a=-2 * std, b=2 * std)
         else:
             init_weights(self, nn.init.kaiming_normal_)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits: the last potentials of the output neurons."""
+        """Scores of the classes: the last potentials of the output neurons, or as chosen."""
         return self.readout(self.layers(self.sequence(x)))
 
 
@@ -83,6 +92,8 @@ class TemporalConv(nn.Module):
         cout: filters.
         kernel: pixels. Default: 4.
         depth: steps. Default: 4.
+        still: the first step was there all the time before it; otherwise nothing was. Default:
+            False.
 
     Shape:
         x `[T, N, cin, H, W]`, output `[T, N, cout, H, W]`.
@@ -90,16 +101,24 @@ class TemporalConv(nn.Module):
 
     needs_all_steps = "it looks back at the steps of an earlier chunk"
 
-    def __init__(self, cin: int, cout: int, kernel: int = 4, depth: int = 4) -> None:
+    def __init__(
+        self, cin: int, cout: int, kernel: int = 4, depth: int = 4, still: bool = False
+    ) -> None:
         super().__init__()
         check_wholes(cin=cin, cout=cout, kernel=kernel, depth=depth)
         self.conv = nn.Conv3d(cin, cout, (depth, kernel, kernel), bias=False)
         before = (kernel - 1) // 2
-        self.padding = (before, kernel - 1 - before) * 2 + (depth - 1, 0)
+        self.earlier = depth - 1
+        self.padding = (before, kernel - 1 - before) * 2
+        self.still = still
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve with the past."""
-        return self.conv(F.pad(x.permute(1, 2, 0, 3, 4), self.padding)).permute(2, 0, 1, 3, 4)
+        if self.still:
+            x = torch.cat([x[:1].expand(self.earlier, *x.shape[1:]), x])
+        nothing = 0 if self.still else self.earlier
+        x = F.pad(x.permute(1, 2, 0, 3, 4), (*self.padding, nothing, 0))
+        return self.conv(x).permute(2, 0, 1, 3, 4)
 
 
 class TSCNN(_SCNN):
@@ -121,15 +140,20 @@ class TSCNN(_SCNN):
         refractory: steps without spikes after a spike. Default: 5.
         regulariser: (tolerance, shift) of the penalty on potentials (fig. 5.8),
             see `snnkernels.LIF`. Default: None.
-        init_std: of the initial weights, normal around 0. Default: 0.001.
-        spiking: False gives the artificial twin: ReLU, one step. Default: True.
+        init_std: of the initial weights, normal around 0, cut off at two deviations. Default:
+            0.001.
+        readout: "potential" (sec. 5.1.3), "potentials" of every step, "rate", "count" (which the
+            thesis tried first) or "spikes", see `Readout`. Default: "potential".
+        spiking: False gives the artificial twin: ReLU, one step, before which the image was there
+            all the time. Default: True.
         save: "bits" keeps spikes that enter convolutions, linear layers and pooling as bits for the
             backward pass, "bytes" as bytes, see `snnkernels.OverTime`. Default: None.
         backend: of all neurons. Default: "auto".
 
     Shape:
         x `[T, N, in_channels, size, size]` spikes (see `snnkernels.nn.encode.Latency`), or
-        `[N, in_channels, size, size]`; logits `[N, num_classes]`.
+        `[N, in_channels, size, size]`; scores `[N, num_classes]`, or `[T, N, num_classes]` for
+        "potentials" and "spikes".
     """
 
     def __init__(
@@ -145,6 +169,7 @@ class TSCNN(_SCNN):
         refractory: int = 5,
         regulariser: tuple[float, float] | None = None,
         init_std: float = 0.001,
+        readout: str = "potential",
         spiking: bool = True,
         save: str | None = None,
         backend: str = "auto",
@@ -156,6 +181,7 @@ class TSCNN(_SCNN):
             steps,
             stretch,
             init_std,
+            readout,
             spiking,
             save,
             {"num_classes": num_classes},
@@ -167,7 +193,7 @@ class TSCNN(_SCNN):
         )
         layers, width = [], in_channels
         for filters in (10, 15, 20):
-            layers += [TemporalConv(width, filters), Weights(nn.MaxPool2d(2)), self._neuron()]
+            layers += [TemporalConv(width, filters, still=not spiking), Weights(nn.MaxPool2d(2)), self._neuron()]
             width = filters
         layers += [
             Weights(
@@ -199,7 +225,10 @@ class WSCNN(_SCNN):
         dropout: the same mask at all steps. Default: 0.25.
         regulariser: (tolerance, shift) of the penalty on potentials (fig. 5.8), the thesis has
             (0.012, 0); see `snnkernels.LIF`. Default: None.
-        init_std: of the initial weights, normal around 0. Default: 0.001.
+        init_std: of the initial weights, normal around 0, cut off at two deviations. Default:
+            0.001.
+        readout: "potential" (sec. 5.1.3), "potentials" of every step, "rate", "count" (which the
+            thesis tried first) or "spikes", see `Readout`. Default: "potential".
         spiking: False gives the artificial twin: ReLU, one step. Default: True.
         save: "bits" keeps spikes that enter convolutions, linear layers and pooling as bits for the
             backward pass, "bytes" as bytes, see `snnkernels.OverTime`. Default: None.
@@ -207,7 +236,8 @@ class WSCNN(_SCNN):
 
     Shape:
         x `[T, N, in_channels, size, size]` spikes (see `snnkernels.nn.encode.Count`), or
-        `[N, in_channels, size, size]`; logits `[N, num_classes]`.
+        `[N, in_channels, size, size]`; scores `[N, num_classes]`, or `[T, N, num_classes]` for
+        "potentials" and "spikes".
     """
 
     def __init__(
@@ -224,6 +254,7 @@ class WSCNN(_SCNN):
         dropout: float = 0.25,
         regulariser: tuple[float, float] | None = None,
         init_std: float = 0.001,
+        readout: str = "potential",
         spiking: bool = True,
         save: str | None = None,
         backend: str = "auto",
@@ -235,6 +266,7 @@ class WSCNN(_SCNN):
             steps,
             stretch,
             init_std,
+            readout,
             spiking,
             save,
             {"num_classes": num_classes, "width": width},
@@ -307,7 +339,10 @@ class RSCNN(_SCNN):
         stretch: half-width of the surrogate as a multiple of the threshold. Default: 1.05.
         regulariser: (tolerance, shift) of the penalty on potentials (fig. 5.8), the thesis has
             (0.01, -0.008); see `snnkernels.LIF`. Default: None.
-        init_std: of the initial weights, normal around 0. Default: 0.001.
+        init_std: of the initial weights, normal around 0, cut off at two deviations. Default:
+            0.001.
+        readout: "potential" (sec. 5.1.3), "potentials" of every step, "rate", "count" (which the
+            thesis tried first) or "spikes", see `Readout`. Default: "potential".
         spiking: False gives the artificial twin: ReLU, one step, identity shortcuts of weight 1.
             Default: True.
         save: "bits" keeps spikes that enter convolutions, linear layers and pooling as bits for the
@@ -316,7 +351,8 @@ class RSCNN(_SCNN):
 
     Shape:
         x `[T, N, in_channels, size, size]` spikes (see `snnkernels.nn.encode.Count`), or
-        `[N, in_channels, size, size]`; logits `[N, num_classes]`.
+        `[N, in_channels, size, size]`; scores `[N, num_classes]`, or `[T, N, num_classes]` for
+        "potentials" and "spikes".
     """
 
     def __init__(
@@ -332,6 +368,7 @@ class RSCNN(_SCNN):
         stretch: float = 1.05,
         regulariser: tuple[float, float] | None = None,
         init_std: float = 0.001,
+        readout: str = "potential",
         spiking: bool = True,
         save: str | None = None,
         backend: str = "auto",
@@ -343,6 +380,7 @@ class RSCNN(_SCNN):
             steps,
             stretch,
             init_std,
+            readout,
             spiking,
             save,
             {"num_classes": num_classes, "width": width},

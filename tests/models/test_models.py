@@ -30,6 +30,7 @@ SMALL = [
     ("s_resnet8", {"filters": 4, "steps": 3, "residual": "v2v", "learn_decay": "layer"}, CIFAR),
     ("s_resnet8", {"filters": 4, "steps": 3, "norm": "bn", "size": 64}, (2, 64, 64)),
     ("s_resnet8", {"filters": 2, "steps": 3, "size": 128, "residual": "v2v"}, (2, 128, 128)),
+    ("s_vgg11", {"filters": 4, "hidden": 16, "num_classes": 10, "steps": 4}, CIFAR),
     ("8C3-P2-8C3-32-10", {"steps": 4, "input_shape": (1, 28, 28)}, (1, 28, 28)),
     ("30-20-10", {"steps": 4, "input_shape": (784,), "readout": "rate"}, (784,)),
     ("tscnn", {"steps": 6, "init_std": 0.01}, (3, 16, 16)),
@@ -272,6 +273,63 @@ def test_two_phases_of_the_rsnn(digits):
     assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith("decision"))
 
 
+def test_the_spiking_cnn_alone_is_the_rsnn_without_features():
+    options = {"channels": 8, "size": 32, "steps": 2}
+    net = models.create("rsnn", features=None, layers=4, **options)
+    convs = [m.in_channels for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert convs == [2, 8, 8, 8] and net.decision[-2].module.in_features == 8
+    with pytest.raises(ValueError, match="must have this network's features, None; got 'cl'"):
+        net.take_features(models.create("rsnn_features", size=32))
+
+
+def test_the_simplified_rsnn_has_one_dense_layer():
+    net = models.create("rsnn", channels=32, hidden=False, size=32)
+    assert [m.in_features for m in net.modules() if isinstance(m, nn.Linear)] == [32]
+
+
+def test_s_vgg11_has_eleven_layers_with_bntt():
+    net = models.create("s_vgg11", filters=4, hidden=16, steps=5)
+    weights = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert [len(m.weight) for m in weights] == [4, 8, 16, 16, 32, 32, 32, 32, 16, 16, 100]
+    norms = [m for m in net.modules() if isinstance(m, models.BNTT)]
+    assert [m.weight.shape for m in norms] == [(5, len(m.weight)) for m in weights[:-1]]
+
+
+@pytest.mark.parametrize("readout", ["potential", "potentials", "rate", "count", "spikes"])
+@pytest.mark.parametrize("name", ["tscnn", "wscnn", "rscnn"])
+def test_the_thesis_networks_are_read_out_as_asked(name, readout):
+    width = {} if name == "tscnn" else {"width": 2}
+    net = models.create(name, size=16, steps=3, readout=readout, **width)
+    steps = () if readout in ("potential", "rate", "count") else (3,)
+    assert net(torch.rand(2, 3, 16, 16)).shape == (*steps, 2, 10)
+    assert models.count(net, (3, 16, 16)) == models.count(
+        models.create(name, size=16, steps=3, **width), (3, 16, 16)
+    )
+
+
+def test_every_weight_of_an_artificial_twin_gets_a_gradient():
+    """Those of TSCNN on earlier steps too, which would see nothing before a single step."""
+    for case in ARTIFICIAL:
+        if case[1].get("spiking", True):
+            continue
+        torch.manual_seed(0)
+        net = build(case)
+        F.cross_entropy(net(torch.rand(4, *case[2])), torch.arange(4)).backward()
+        for name, p in net.named_parameters():
+            dead = p.grad == 0
+            per_step = dead.flatten(3).all(-1).flatten(0, 1).all(0) if p.ndim == 5 else dead.all()
+            assert not per_step.any(), (label(case), name)
+
+
+@pytest.mark.parametrize("name", ["tscnn", "wscnn", "rscnn"])
+def test_initial_weights_end_at_two_deviations(name):
+    net = models.create(name, init_std=0.01, **({} if name == "tscnn" else {"width": 8}))
+    for p in net.parameters():
+        assert p.abs().max() <= 0.02
+    largest = max(p.abs().max() for p in net.parameters())
+    assert largest > 0.019
+
+
 def test_a_network_behind_its_input_code():
     coded = nn.Sequential(
         encode.Latency(6, period=4), models.create("tscnn", steps=6, init_std=0.02)
@@ -351,9 +409,13 @@ def test_a_checkpoint_of_another_architecture_names_the_keys():
         ("s_resnet38", {"learn_decay": True}, "learn_decay must be one of None, .*; got True"),
         ("s_resnet38", {"spiking": False, "steps": 4}, "spiking=False has no residual, .*steps=4"),
         ("s_resnet38", {"width": 3}, "s_resnet38 has no option 'width'; its options: filters, "),
+        ("conv_snn", {"hidden": 0}, "hidden must be a whole number >= 1; got 0"),
+        ("sts_resnet", {"widths": (8, 8)}, r"widths must be those of the four blocks; got \(8, 8\)"),
+        ("tscnn", {"spiking": False, "readout": "rate"}, "no readout to choose; got 'rate'"),
         ("tscnn", {"size": 20}, "size must be a multiple of 8 pixels; got 20"),
         ("wscnn", {"dropout": 1}, r"dropout must be a number in \[0, 1\); got 1"),
-        ("rsnn", {"features": "CL"}, "features must be one of 'cl', 'cla'; got 'CL'"),
+        ("rsnn", {"features": "CL"}, "features must be one of 'cl', 'cla', None; got 'CL'"),
+        ("rsnn_features", {"features": None}, "features must be one of 'cl', 'cla'; got None"),
         ("rsnn", {"layers": 5}, "layers must be one of 3, 4; got 5"),
         ("rsnn_features", {"readout": "max"}, "readout must be one of 'last', .*; got 'max'"),
         ("conv_snn", {"reset": "rest"}, "reset must be one of hard, soft, none, trace; got 'rest'"),
