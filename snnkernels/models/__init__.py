@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from snnkernels.models.baselines import C3D, CNN, CNNLSTM, ConvLSTMNet
 from snnkernels.models.from_string import GRAMMAR, LayeredSNN, parse
+from snnkernels.models.resnet3d import ResNet3D
 from snnkernels.models.rsnn import RSNN, RecurrentClassifier
 from snnkernels.models.s_resnet import SVGG11, SResNet
 from snnkernels.models.scnn import RSCNN, TSCNN, WSCNN
@@ -34,6 +35,7 @@ _MODELS: dict[str, type[nn.Module]] = {
     "cnn_lstm": CNNLSTM,
     "conv_lstm": ConvLSTMNet,
     "c3d": C3D,
+    "resnet3d18": ResNet3D,
     "tscnn": TSCNN,
     "wscnn": WSCNN,
     "rscnn": RSCNN,

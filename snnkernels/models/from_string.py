@@ -9,8 +9,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from snnkernels.core.checks import check_positive
-from snnkernels.core.surrogates import Gaussian
+from snnkernels.core.surrogates import Surrogate
 from snnkernels.models._blocks import Readout, SequenceNetwork, Weights, check_save, init_weights
+from snnkernels.models.iir_snn import SURROGATE, Dynamics
 from snnkernels.nn.lif import LIF
 
 GRAMMAR = (
@@ -63,33 +64,40 @@ def parse(layers: str) -> list[Part]:
 
 
 class LayeredSNN(SequenceNetwork):
-    """A feed-forward spiking network from the papers' shorthand.
+    """A feed-forward spiking network from the paper's shorthand, with the neurons of its eq. 5.
 
-    Every convolution (padded to keep the size) and dense layer is followed by neurons. In the paper
-    each is preceded by synaptic filters, one per input channel: pass ``synapse``. Chosen here: P is
-    average pooling, no biases, soft reset, Gaussian surrogate, weights from He's normal
-    distribution.
+    Every convolution (padded to keep the size) and dense layer has filters before it, one per input
+    channel, and after it leaky neurons whose spikes leave a trace that lowers their potential. P is
+    average pooling; there are no biases. The paper gives neither P, time constants nor initial
+    weights: those here are this library's choice, made so that every layer fires at first.
 
     Args:
         layers: see `parse`.
         input_shape: of one step: `(C, H, W)`, or `(features,)` for dense layers alone.
         steps: T for an input without a time axis, and the most steps. Default: 300.
-        synapse: called with the number of channels (features) that enter a layer of weights; gives
-            a module `[T, N, *]` -> `[T, N, *]` that filters them. Default: None, no filters.
-        neuron: gives a layer of neurons; None gives `LIF` with the options below.
-        decay: Default: 0.8.
+        tau_m: of the synapses' decay, in steps. Default: 4.
+        tau_s: of the synapses' rise, in steps. Default: 1.
+        tau: of the potential, in steps. Default: 4.
+        tau_trace: of the reset trace, in steps. Default: 4.
+        learn_filters: train the synapses' coefficients. Default: True.
+        scale: of the initial weights, normal around 0, in units of 1 / sqrt(inputs of a neuron).
+            Default: 2.
         v_threshold: Default: 1.
-        sigma: width of the surrogate (eq. 18-19). Default: 0.5.
+        surrogate: Default: ``Gaussian(1.0)`` (eq. 18-19).
+        synapse: other filters: called with the number of channels (features) that enter a layer of
+            weights; gives a module `[T, N, *]` -> `[T, N, *]`, `torch.nn.Identity` for none.
+            Default: None, those of eq. 4c and 5d.
+        neuron: gives a layer of other neurons. Default: None, those of eq. 5.
         save: how the inputs of convolutions, dense layers and pooling are kept for the backward
-            pass where they are spikes of a `LIF`: "bits" or "bytes", see `snnkernels.OverTime`.
-            Default: None.
-        readout: "count" (eq. 6-7), "rate", "spikes" (for the van Rossum distance) or "potential".
-            Default: "count".
-        backend: of all neurons. Default: "auto".
+            pass where they are spikes of a `LIF`, not filtered: "bits" or "bytes", see
+            `snnkernels.OverTime`. Default: None.
+        readout: "count" (eq. 6-7), "rate", "spikes" (for the van Rossum distance), "potential" or
+            "potentials", see `snnkernels.models._blocks.Readout`. Default: "count".
+        backend: of all filters and neurons. Default: "auto".
 
     Shape:
         x `[T, N, *input_shape]` or `[N, *input_shape]`; output `[N, outputs]`, or
-        `[T, N, outputs]` with ``readout="spikes"``.
+        `[T, N, outputs]` for "spikes" and "potentials".
     """
 
     def __init__(
@@ -98,11 +106,16 @@ class LayeredSNN(SequenceNetwork):
         *,
         input_shape: tuple[int, ...],
         steps: int = 300,
+        tau_m: float = 4.0,
+        tau_s: float = 1.0,
+        tau: float = 4.0,
+        tau_trace: float = 4.0,
+        learn_filters: bool = True,
+        scale: float = 2.0,
+        v_threshold: float = 1.0,
+        surrogate: Surrogate = SURROGATE,
         synapse: Callable[[int], nn.Module] | None = None,
         neuron: Callable[[], nn.Module] | None = None,
-        decay: float = 0.8,
-        v_threshold: float = 1.0,
-        sigma: float = 0.5,
         save: str | None = None,
         readout: str = "count",
         backend: str = "auto",
@@ -110,23 +123,22 @@ class LayeredSNN(SequenceNetwork):
         shape = tuple(input_shape)
         super().__init__(shape, steps)
         parts = parse(layers)
-        check_positive(sigma=sigma)
+        check_positive(scale=scale)
         if len(shape) not in (1, 3) or not all(type(n) is int and n > 0 for n in shape):
             raise ValueError(f"input_shape must be (C, H, W) or (features,); got {input_shape!r}")
         if len(shape) == 1 and parts[0].kind != "dense":
             raise ValueError(f"input_shape must be (C, H, W) for {layers!r}; got {input_shape!r}")
-        options = {
-            "decay": decay,
-            "v_threshold": v_threshold,
-            "reset": "soft",
-            "surrogate": Gaussian(sigma),
-            "backend": backend,
-        }
+        dynamics = Dynamics(
+            tau_m, tau_s, tau, tau_trace, learn_filters, v_threshold, surrogate, backend
+        )
+        options = dynamics.neuron_options()
+        synapse = dynamics.synapse if synapse is None else synapse
         check_save(save, True)
         modules: list[nn.Module] = []
 
         def weights(*parts: nn.Module) -> Weights:
-            binary = bool(modules) and isinstance(modules[-1], LIF)
+            seen = [m for m in modules if not isinstance(m, nn.Identity)]
+            binary = bool(seen) and isinstance(seen[-1], LIF)
             return Weights(*parts, save=save if binary else None)
 
         for i, part in enumerate(parts):
@@ -140,8 +152,7 @@ class LayeredSNN(SequenceNetwork):
                 modules.append(weights(pool(part.kernel)))
                 shape = (shape[0], *(n // part.kernel for n in shape[1:]))
                 continue
-            if synapse is not None:
-                modules.append(synapse(shape[0]))
+            modules.append(synapse(shape[0]))
             if part.kind == "conv":
                 conv = nn.Conv2d(
                     shape[0], part.width, part.kernel, padding=part.kernel // 2, bias=False
@@ -156,11 +167,16 @@ class LayeredSNN(SequenceNetwork):
             if i < len(parts) - 1:
                 modules.append(LIF(**options) if neuron is None else neuron())
         self.layers = nn.Sequential(*modules)
-        init_weights(self, nn.init.kaiming_normal_)
+        init_weights(self, _normal, scale=scale)
         self.readout = Readout(readout, **options)
-        if neuron is not None and readout != "potential":
+        if neuron is not None and isinstance(self.readout.neuron, LIF):
             self.readout.neuron = neuron()
 
     def forward(self, x: Tensor) -> Tensor:
         """Run a batch."""
         return self.readout(self.layers(self.sequence(x)))
+
+
+def _normal(weight: Tensor, scale: float) -> Tensor:
+    """Deviation ``scale`` / sqrt(inputs of a neuron)."""
+    return nn.init.normal_(weight, std=scale / weight[0].numel() ** 0.5)

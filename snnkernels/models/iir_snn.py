@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,54 @@ from snnkernels.core.surrogates import Gaussian, Surrogate
 from snnkernels.nn.lif import LIF
 from snnkernels.nn.readout import total
 from snnkernels.nn.synapses import CurrentEncoder, IIRSynapse
+
+SURROGATE = Gaussian(1.0)
+
+
+class Dynamics(NamedTuple):
+    """The synapses and neurons of eq. 5, with the time constants that the paper does not give.
+
+    Attributes:
+        tau_m: of the synapses' decay, in steps. Default: 4.
+        tau_s: of the synapses' rise, in steps. Default: 1.
+        tau: of the potential, in steps. Default: 4.
+        tau_trace: of the reset trace, in steps. Default: 4.
+        learn_filters: train the synapses' coefficients. Default: True.
+        v_threshold: Default: 1.
+        surrogate: Default: ``Gaussian(1.0)``.
+        backend: as in `LIF`. Default: "auto".
+    """
+
+    tau_m: float = 4.0
+    tau_s: float = 1.0
+    tau: float = 4.0
+    tau_trace: float = 4.0
+    learn_filters: bool = True
+    v_threshold: float = 1.0
+    surrogate: Surrogate = SURROGATE
+    backend: str = "auto"
+
+    def synapse(self, channels: int) -> IIRSynapse:
+        """Dual-exponential filters, one for each of ``channels`` (eq. 4c, 5d)."""
+        return IIRSynapse.dual_exponential(
+            self.tau_m,
+            self.tau_s,
+            channels=channels,
+            learn=self.learn_filters,
+            backend=self.backend,
+        )
+
+    def neuron_options(self) -> dict:
+        """Of `LIF`: a leak, and a trace of the spikes that lowers the potential (eq. 5a-c)."""
+        check_positive(tau=self.tau, tau_trace=self.tau_trace)
+        return {
+            "decay": math.exp(-1 / self.tau),
+            "v_threshold": self.v_threshold,
+            "reset": "trace",
+            "trace_decay": math.exp(-1 / self.tau_trace),
+            "surrogate": self.surrogate,
+            "backend": self.backend,
+        }
 
 
 class IIRNetwork(nn.Module):
@@ -50,32 +99,22 @@ class IIRNetwork(nn.Module):
         tau_trace: float = 4.0,
         learn_filters: bool = True,
         scale: float = 2.0,
-        surrogate: Surrogate | None = None,
+        surrogate: Surrogate = SURROGATE,
         backend: str = "auto",
     ) -> None:
         super().__init__()
         if len(sizes) < 2:
             raise ValueError(f"sizes must be the inputs and at least one layer; got {list(sizes)}")
         check_wholes(**{f"sizes[{k}]": size for k, size in enumerate(sizes)})
-        check_positive(tau=tau, tau_trace=tau_trace, scale=scale)
-        surrogate = Gaussian(1.0) if surrogate is None else surrogate
+        check_positive(scale=scale)
+        parts = Dynamics(
+            tau_m, tau_s, tau, tau_trace, learn_filters, surrogate=surrogate, backend=backend
+        )
         layers = []
         for inputs, neurons in zip(sizes[:-1], sizes[1:], strict=True):
             weights = nn.Linear(inputs, neurons, bias=False)
             nn.init.normal_(weights.weight, std=scale / math.sqrt(inputs))
-            layers += [
-                IIRSynapse.dual_exponential(
-                    tau_m, tau_s, channels=inputs, learn=learn_filters, backend=backend
-                ),
-                weights,
-                LIF(
-                    decay=math.exp(-1 / tau),
-                    reset="trace",
-                    trace_decay=math.exp(-1 / tau_trace),
-                    surrogate=surrogate,
-                    backend=backend,
-                ),
-            ]
+            layers += [parts.synapse(inputs), weights, LIF(**parts.neuron_options())]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

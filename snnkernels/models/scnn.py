@@ -25,7 +25,6 @@ class _SCNN(SequenceNetwork):
     Args:
         multiple: what size must be a multiple of.
         stretch: half-width of the surrogate as a multiple of the threshold.
-        init_std: deviation of all initial weights; None for one per layer, see `RSCNN`.
         readout: see `Readout`.
         wholes: options that must be whole numbers >= 1.
         **neuron: other options of the neurons, see `LIF`.
@@ -49,9 +48,7 @@ class _SCNN(SequenceNetwork):
     ) -> None:
         super().__init__((in_channels, size, size), steps, in_channels=in_channels, **wholes)
         check_size(size, multiple)
-        check_positive(v_threshold=v_threshold, stretch=stretch)
-        if init_std is not None:
-            check_positive(init_std=init_std)
+        check_positive(v_threshold=v_threshold, stretch=stretch, init_std=init_std)
         if not spiking and readout != "potential":
             raise ValueError(f"spiking=False has no readout to choose; got {readout!r}")
         width = stretch * v_threshold
@@ -71,14 +68,17 @@ class _SCNN(SequenceNetwork):
 
     def _init(self) -> None:
         if self.spiking:
-            std = self.init_std
-            init_weights(self, nn.init.trunc_normal_, std=std, a=-2 * std, b=2 * std)
+            init_weights(self, _truncated_normal, std=self.init_std)
         else:
             init_weights(self, nn.init.kaiming_normal_)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of the classes: the last potentials of the output neurons, or as chosen."""
         return self.readout(self.layers(self.sequence(x)))
+
+
+def _truncated_normal(weight: Tensor, std: float) -> Tensor:
+    return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 class TemporalConv(nn.Module):
@@ -193,7 +193,11 @@ class TSCNN(_SCNN):
         )
         layers, width = [], in_channels
         for filters in (10, 15, 20):
-            layers += [TemporalConv(width, filters, still=not spiking), Weights(nn.MaxPool2d(2)), self._neuron()]
+            layers += [
+                TemporalConv(width, filters, still=not spiking),
+                Weights(nn.MaxPool2d(2)),
+                self._neuron(),
+            ]
             width = filters
         layers += [
             Weights(
@@ -325,8 +329,15 @@ class RSCNN(_SCNN):
     shortcuts lead around pairs of convolutions into the membrane of the second one. Each stage has
     one 3x3 projection, which the counts need: around the first pair of stages 2 and 3, where the
     shape changes, and around the second pair of stage 1 (its first pair begins with the image and
-    has none). The other shortcuts are the identity, one spike weighing as much as the threshold.
-    The surrogate has unit area.
+    has none). The other shortcuts are the identity. The surrogate has unit area.
+
+    At the thesis's deviation of 0.001 for all weights no spike gets past stage 1, and none comes
+    back while it trains: a layer that hears less fires less. With a deviation a little larger every
+    layer fires in half of the steps. By default, therefore, deviations follow the number of inputs,
+    so that layers fire in 2 to 15 % of the steps; a spike on an identity weighs two thresholds,
+    since the slightest inhibition undoes one that weighs one; the surrogate is twice as wide as the
+    thesis's; and the weights of the output are of the size of 1, not of the threshold, since their
+    sums are the logits.
 
     Args:
         width: filters of the first stage. Default: 32.
@@ -336,11 +347,14 @@ class RSCNN(_SCNN):
         steps: T, for an input without a time axis. Default: 10.
         decay: Default: 0.45.
         v_threshold: Default: 0.01.
-        stretch: half-width of the surrogate as a multiple of the threshold. Default: 1.05.
+        stretch: half-width of the surrogate as a multiple of the threshold; the thesis has 1.05.
+            Default: 2.
+        skip: weight of a spike on an identity shortcut, in thresholds. Default: 2.
         regulariser: (tolerance, shift) of the penalty on potentials (fig. 5.8), the thesis has
             (0.01, -0.008); see `snnkernels.LIF`. Default: None.
-        init_std: of the initial weights, normal around 0, cut off at two deviations. Default:
-            0.001.
+        init_std: of the initial weights, normal around 0, cut off at two deviations; the thesis has
+            0.001. Default: None, 2.3 thresholds / sqrt(inputs of a neuron), and for the output 0.6
+            / sqrt(inputs).
         readout: "potential" (sec. 5.1.3), "potentials" of every step, "rate", "count" (which the
             thesis tried first) or "spikes", see `Readout`. Default: "potential".
         spiking: False gives the artificial twin: ReLU, one step, identity shortcuts of weight 1.
@@ -365,9 +379,10 @@ class RSCNN(_SCNN):
         steps: int = 10,
         decay: float = 0.45,
         v_threshold: float = 0.01,
-        stretch: float = 1.05,
+        stretch: float = 2.0,
+        skip: float = 2.0,
         regulariser: tuple[float, float] | None = None,
-        init_std: float = 0.001,
+        init_std: float | None = None,
         readout: str = "potential",
         spiking: bool = True,
         save: str | None = None,
@@ -379,7 +394,7 @@ class RSCNN(_SCNN):
             4,
             steps,
             stretch,
-            init_std,
+            1.0 if init_std is None else init_std,
             readout,
             spiking,
             save,
@@ -393,7 +408,8 @@ class RSCNN(_SCNN):
         def conv(cin: int, cout: int, stride: int = 1, save: str | None = self.save) -> Weights:
             return Weights(nn.Conv2d(cin, cout, 3, stride, padding=1, bias=False), save=save)
 
-        gain = v_threshold if spiking else 1.0
+        check_positive(skip=skip)
+        gain = skip * v_threshold if spiking else 1.0
         layers = [conv(in_channels, width, save=None), self._neuron()]
         layers += [conv(width, width), self._neuron()]
         cin = width
@@ -412,3 +428,13 @@ class RSCNN(_SCNN):
         layers += [Weights(nn.Linear(8 * width, num_classes, bias=False), save=self.save)]
         self.layers = nn.Sequential(*layers)
         self._init()
+        if spiking and init_std is None:
+            self._scale_by_inputs(v_threshold)
+
+    @torch.no_grad()
+    def _scale_by_inputs(self, v_threshold: float) -> None:
+        """From a deviation of 1 to that of each layer."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.weight.mul_(2.3 * v_threshold / module.weight[0].numel() ** 0.5)
+        self.layers[-1].module.weight.mul_(0.6 / (2.3 * v_threshold))

@@ -79,7 +79,17 @@ class _Hybrid(SequenceNetwork):
     """What both networks share: the neurons, the read-out and the phase of the training."""
 
     def __init__(
-        self, in_channels, size, steps, decay, v_threshold, reset, surrogate, beta, backend, **wholes
+        self,
+        in_channels,
+        size,
+        steps,
+        decay,
+        v_threshold,
+        reset,
+        surrogate,
+        beta,
+        backend,
+        **wholes,
     ) -> None:
         super().__init__((in_channels, size, size), steps, in_channels=in_channels, **wholes)
         options = {
@@ -210,12 +220,13 @@ class STSResNet(_Hybrid):
     """STS-ResNet: 18 layers like ResNet-18, spikes everywhere, dropout for batch norm (sec. 4.2).
 
     A layer of neurons on the raw input, a 3x3 convolution, four blocks of two sub-blocks of two 3x3
-    convolutions (each block but the first at half the resolution), and one dense layer of spiking neurons on the averages over all pixels of blocks 3 and 4,
-    concatenated (fig. 5).
+    convolutions (each block but the first at half the resolution), and one dense layer of spiking
+    neurons on the averages over all pixels of blocks 3 and 4, concatenated (fig. 5).
 
-    Chosen here: the widths of ResNet-18 (the authors' public code has 64 in all blocks), shortcuts that add to the current of the second
-    neurons, so that every layer's output stays binary; 1x1 convolutions on shortcuts that change
-    the shape; no biases; weights from He's normal distribution.
+    Chosen here: the widths of ResNet-18 (the authors' public code has 64 in all blocks); shortcuts
+    that add to the current of the second neurons, so that every layer's output stays binary; 1x1
+    convolutions on shortcuts that change the shape; no biases; weights from He's normal
+    distribution.
 
     Args:
         widths: filters of each of the four blocks. Default: (64, 128, 256, 512).

@@ -13,22 +13,28 @@ from snnkernels.nn.losses import van_rossum_distance
 from snnkernels.nn.synapses import exponential
 from snnkernels.train.data import Dataset, Samples
 from snnkernels.train.module import SpikingClassifier
+from snnkernels.train.muon import Muon
 
-SURROGATE = Gaussian(2.0)
+SCALE = 1.0  # of the network's initial weights
+SURROGATE = Gaussian(1.5)
 
 
 class Noise(NamedTuple):
-    """What is done to a pattern before it is shown.
+    """What is done to a pattern before it is shown, the regions at random places.
 
     Attributes:
         deletion: share of spikes that are lost.
         jitter: standard deviation of a spike's shift in time, in steps.
         background: probability of an extra spike, per train and step.
+        window: share of the steps, in a row, in which all spikes are lost.
+        band: share of the trains, side by side, that lose all spikes.
     """
 
-    deletion: float = 0.2
+    deletion: float = 0.1
     jitter: float = 1.0
     background: float = 0.005
+    window: float = 0.05
+    band: float = 0.2
 
 
 def make_patterns(
@@ -41,8 +47,10 @@ def make_patterns(
 
 def corrupt(patterns: Tensor, noise: Noise, generator: torch.Generator) -> Tensor:
     """A noisy version of each pattern `[N, T, trains]`; spikes that are moved outside are lost."""
-    steps = patterns.shape[1]
+    count, steps, trains = patterns.shape
     kept = (patterns > 0) & (torch.rand(patterns.shape, generator=generator) >= noise.deletion)
+    kept &= ~_region(noise.window, steps, count, generator)[:, :, None]
+    kept &= ~_region(noise.band, trains, count, generator)[:, None, :]
     sample, t, train = kept.nonzero(as_tuple=True)
     shift = torch.randn(len(t), generator=generator) * noise.jitter
     t = t + shift.round().long()
@@ -52,15 +60,23 @@ def corrupt(patterns: Tensor, noise: Noise, generator: torch.Generator) -> Tenso
     return shown.to(patterns.dtype)
 
 
+def _region(share: float, length: int, count: int, generator: torch.Generator) -> Tensor:
+    """For each of ``count`` samples a share of ``length`` places in a row, bool `[N, length]`."""
+    size = round(share * length)
+    start = torch.randint(length - size + 1, (count, 1), generator=generator)
+    place = torch.arange(length)
+    return (place >= start) & (place < start + size)
+
+
 def noisy_data(
-    patterns: Tensor, noise: Noise, *, versions: int = 50, test_versions: int = 5, seed: int = 0
+    patterns: Tensor, noise: Noise, *, versions: int = 64, test_versions: int = 5, seed: int = 0
 ) -> Dataset:
     """Noisy versions of patterns, labelled with the number of their pattern.
 
     Args:
         patterns: `[P, T, trains]`.
         noise: what is done to them.
-        versions: of each pattern to learn from. Default: 50.
+        versions: of each pattern to learn from. Default: 64.
         test_versions: of each pattern that training never sees. Default: 5.
         seed: of the noise. Default: 0.
 
@@ -79,13 +95,14 @@ class AssociativeMemory(SpikingClassifier):
     """Train a network to give back the clean pattern, by the van Rossum distance (eq. 8).
 
     The loss is the distance of the output to the pattern that the input was made from. Accuracy,
-    measured on test samples alone, is the share of outputs that are closest to that pattern.
+    measured on test samples alone, is the share of outputs that are closest to that pattern. The
+    weights learn by `Muon`, the filters by Adam.
 
     Args:
         network: spikes `[T, N, trains]` to the same.
         patterns: `[P, T, trains]`.
         tau: time constant of the distance's exponential filter, in steps. Default: 4.
-        lr: Adam's learning rate of the weights. Default: 4e-3.
+        lr: learning rate of the weights. Default: 0.2.
         filter_lr: of the synapses' coefficients. Default: 5e-4.
         backend: of the distance's filter. Default: "auto".
         **options: of `SpikingClassifier`.
@@ -97,7 +114,7 @@ class AssociativeMemory(SpikingClassifier):
         patterns: Tensor,
         *,
         tau: float = 4.0,
-        lr: float = 4e-3,
+        lr: float = 0.2,
         filter_lr: float = 5e-4,
         backend: str = "auto",
         **options,
@@ -105,13 +122,18 @@ class AssociativeMemory(SpikingClassifier):
         super().__init__(
             network,
             classes=len(patterns),
-            optimizer=partial(torch.optim.Adam, lr=lr, fused=True),
+            optimizer=partial(Muon, lr=lr),
             filter_lr=filter_lr,
             **options,
         )
         self.register_buffer("patterns", patterns, persistent=False)
         self.filter = exponential(tau)
         self.backend = backend
+
+    def parameter_groups(self) -> list[dict]:
+        """The weights, and the synapses' coefficients."""
+        weights, *filters = super().parameter_groups()
+        return [{**weights, "orthogonal": True}, *filters]
 
     def forward(self, x: Tensor) -> Tensor:
         """From spikes of any dtype `[N, T, trains]` to what is recalled, `[T, N, trains]`."""

@@ -1,6 +1,7 @@
 import functools
 import inspect
 import itertools
+import math
 import re
 
 import pytest
@@ -31,8 +32,8 @@ SMALL = [
     ("s_resnet8", {"filters": 4, "steps": 3, "norm": "bn", "size": 64}, (2, 64, 64)),
     ("s_resnet8", {"filters": 2, "steps": 3, "size": 128, "residual": "v2v"}, (2, 128, 128)),
     ("s_vgg11", {"filters": 4, "hidden": 16, "num_classes": 10, "steps": 4}, CIFAR),
-    ("8C3-P2-8C3-32-10", {"steps": 4, "input_shape": (1, 28, 28)}, (1, 28, 28)),
-    ("30-20-10", {"steps": 4, "input_shape": (784,), "readout": "rate"}, (784,)),
+    ("8C3-P2-8C3-32-10", {"steps": 8, "input_shape": (1, 28, 28)}, (1, 28, 28)),
+    ("30-20-10", {"steps": 8, "input_shape": (784,), "readout": "rate"}, (784,)),
     ("tscnn", {"steps": 6, "init_std": 0.01}, (3, 16, 16)),
     ("wscnn", {"width": 4, "steps": 3, "size": 16, "init_std": 0.01}, (3, 16, 16)),
     ("rscnn", {"width": 4, "steps": 3, "size": 16, "init_std": 0.01}, (3, 16, 16)),
@@ -56,6 +57,7 @@ ARTIFICIAL = [
     ("cnn_lstm", {"channels": 8, "steps": 3}, (1, 28, 28)),
     ("conv_lstm", {"channels": 4, "steps": 3}, (1, 28, 28)),
     ("c3d", {"channels": 4, "steps": 3}, (1, 28, 28)),
+    ("resnet3d18", {"filters": 4, "num_classes": 10, "size": 32, "steps": 4}, (3, 32, 32)),
     ("s_resnet8", {"filters": 4, "spiking": False}, CIFAR),
     ("tscnn", {"spiking": False}, (3, 16, 16)),
     ("wscnn", {"width": 4, "size": 16, "spiking": False}, (3, 16, 16)),
@@ -153,9 +155,9 @@ def test_backends_agree_layer_by_layer_and_in_the_loss(case, digits):
     fired = 0
     for layer, current, spikes in calls:
         options = {**layer.options, "backend": "torch"}
-        want, *_ = snnkernels.lif(
-            current, decay=layer.decay, v_threshold=layer.v_threshold, **options
-        )
+        names = ("decay", "v_threshold", "trace_decay")
+        options |= {name: getattr(layer, name) for name in names}
+        want, *_ = snnkernels.lif(current, **options)
         assert torch.equal(spikes, want)
         fired += int(spikes.sum())
     assert fired > 0
@@ -180,7 +182,7 @@ def test_autocast_to_bfloat16_trains(case, digits):
     before = {k: p.clone() for k, p in net.named_parameters()}
     with torch.autocast("cpu", torch.bfloat16):
         (loss,) = train(net, fit(images, case[2], 4), labels[:4], 1, 1e-2)
-        if case[0] not in ("cnn", "c3d"):  # whose logits are no sum over time
+        if case[0] not in ("cnn", "c3d", "resnet3d18"):  # whose logits are no sum over time
             assert net(fit(images, case[2], 4)).dtype == torch.float32
     assert loss == loss
     for name, p in net.named_parameters():
@@ -287,6 +289,16 @@ def test_the_simplified_rsnn_has_one_dense_layer():
     assert [m.in_features for m in net.modules() if isinstance(m, nn.Linear)] == [32]
 
 
+def test_resnet3d18_has_eighteen_layers_and_ends_at_one_pixel():
+    net = models.create("resnet3d18", filters=2)
+    main = [p for n, p in net.named_parameters() if p.ndim in (2, 5) and "shortcut" not in n]
+    assert len(main) == 18
+    ends = []
+    net.blocks.register_forward_hook(lambda m, i, o: ends.append(o.shape))
+    net(torch.rand(16, 1, 3, 112, 112))
+    assert ends == [(1, 16, 1, 4, 4)]
+
+
 def test_s_vgg11_has_eleven_layers_with_bntt():
     net = models.create("s_vgg11", filters=4, hidden=16, steps=5)
     weights = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
@@ -346,9 +358,36 @@ def test_strings_are_read():
         Part("dense", 10),
     ]
     net = models.create("32C7-32C3-32C3-256-10", input_shape=(2, 16, 16), steps=2)
-    shapes = [tuple(p.shape) for p in net.parameters()]
+    shapes = [tuple(p.shape) for name, p in net.named_parameters() if "weight" in name]
     assert shapes[:3] == [(32, 2, 7, 7), (32, 32, 3, 3), (32, 32, 3, 3)]
     assert shapes[3:] == [(256, 32 * 16 * 16), (10, 256)]
+
+
+def test_a_string_gives_the_filters_and_neurons_of_eq_5():
+    """Eq. 5a-f of Fang et al., one convolution and one dense layer, against a loop."""
+    torch.manual_seed(0)
+    taus = {"tau_m": 5.0, "tau_s": 2.0, "tau": 3.0, "tau_trace": 6.0}
+    options = {"input_shape": (2, 5, 5), "readout": "spikes", "v_threshold": 0.5, **taus}
+    net = models.create("3C3-4", backend="torch", **options).double()
+    spikes = (torch.rand(20, 2, 2, 5, 5) < 0.4).double()
+    got = net(spikes)
+    m, s, leak, rho = (math.exp(-1 / tau) for tau in taus.values())
+    for weight in (p for name, p in net.named_parameters() if name.endswith("weight")):
+        f1 = f2 = x1 = torch.zeros_like(spikes[0])
+        v = r = o = 0.0
+        out = []
+        for x in spikes:
+            f = (m + s) * f1 - m * s * f2 + (m - s) * x1
+            dense = weight.ndim == 2
+            i = F.linear(f.flatten(1), weight) if dense else F.conv2d(f, weight, padding=1)
+            r = rho * r + o
+            v = leak * v + i - 0.5 * r
+            o = (v >= 0.5).double()
+            f1, f2, x1 = f, f1, x
+            out.append(o)
+        spikes = torch.stack(out)
+    assert 0.02 < spikes.mean() < 0.8
+    assert torch.equal(got, spikes)
 
 
 def test_synapses_and_neurons_of_ones_own_take_their_place():
@@ -410,7 +449,11 @@ def test_a_checkpoint_of_another_architecture_names_the_keys():
         ("s_resnet38", {"spiking": False, "steps": 4}, "spiking=False has no residual, .*steps=4"),
         ("s_resnet38", {"width": 3}, "s_resnet38 has no option 'width'; its options: filters, "),
         ("conv_snn", {"hidden": 0}, "hidden must be a whole number >= 1; got 0"),
-        ("sts_resnet", {"widths": (8, 8)}, r"widths must be those of the four blocks; got \(8, 8\)"),
+        (
+            "sts_resnet",
+            {"widths": (8, 8)},
+            r"widths must be those .* blocks; got \(8, 8\)",
+        ),
         ("tscnn", {"spiking": False, "readout": "rate"}, "no readout to choose; got 'rate'"),
         ("tscnn", {"size": 20}, "size must be a multiple of 8 pixels; got 20"),
         ("wscnn", {"dropout": 1}, r"dropout must be a number in \[0, 1\); got 1"),
@@ -471,8 +514,8 @@ def test_no_convolution_of_one_pixel_has_a_stride():
     """PyTorch 2.13's own writes past a buffer there, see `Projection`."""
     for case in SMALL + ARTIFICIAL:
         for module in build(case).modules():
-            if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-                assert module.stride == (1, 1), (label(case), module)
+            if isinstance(module, (nn.Conv2d, nn.Conv3d)) and set(module.kernel_size) == {1}:
+                assert set(module.stride) == {1}, (label(case), module)
 
 
 def test_wrong_inputs_are_refused_with_what_is_allowed():

@@ -122,7 +122,7 @@ def test_a_network_gives_what_it_gives_at_once(chunk, filtered):
     [
         ("s_resnet8", {"filters": 4}),
         ("s_resnet8", {"filters": 4, "residual": "v2v", "learn_decay": "shared"}),
-        ("sts_resnet", {"filters": 4, "in_channels": 3, "size": 32}),
+        ("sts_resnet", {"widths": (2, 2, 4, 4), "in_channels": 3, "size": 32}),
     ],
 )
 def test_models_train_in_chunks(name, options):

@@ -260,7 +260,7 @@ def test_a_bad_option_is_an_error_when_the_layer_is_made(options, error, said):
 
 
 def test_a_bad_readout_option_is_an_error_when_the_layer_is_made():
-    with pytest.raises(ValueError, match="output must be one of 'last', 'mean', 'sequence'; got 'max'"):
+    with pytest.raises(ValueError, match="output must be one of 'last', .*; got 'max'"):
         LeakyReadout(output="max")
     with pytest.raises(ValueError, match="backend must be 'auto' or one of.*'fast'"):
         LeakyReadout(backend="fast")
