@@ -15,7 +15,6 @@ noise. A backend of ours that does not equal the reference is not timed.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import sys
@@ -33,6 +32,7 @@ from common import machine, markdown, save, too_noisy  # noqa: E402
 import snnkernels  # noqa: E402
 from snnkernels import _core  # noqa: E402
 from snnkernels.backends import cpp  # noqa: E402
+from snnkernels.cli._memory import peak_mib  # noqa: E402
 from snnkernels.cli._timing import interleave  # noqa: E402
 from snnkernels.core import reference  # noqa: E402
 from snnkernels.core.call import RESETS, Arriving, Call, Coefficient, Gradients  # noqa: E402
@@ -135,32 +135,6 @@ def time_kernels(case: BenchCase, inputs: Inputs, seconds: float) -> dict:
     }
 
 
-def peak_mb(function) -> float | None:
-    """Growth of the resident set while a function runs, where Linux lets us reset the mark.
-
-    Memory that lies idle is given back first: used again it would not count.
-    """
-    gc.collect()
-    snnkernels.keep_freed_memory(False)
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
-        kept = function()
-        peak = _status("VmHWM")
-        del kept
-    except (OSError, AttributeError):  # not Linux, or another C library
-        return None
-    return (peak - before) / 1024
-
-
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1])
-    raise OSError(key)
-
-
 def saved_bytes(function, x: Tensor) -> float:
     """Bytes that autograd keeps per neuron-step between forward and backward, x included."""
     seen = {}
@@ -210,7 +184,7 @@ def time_op(case: BenchCase, inputs: Inputs, seconds: float, compiled: bool) -> 
             "times_ours": both.ratio(name, "cpp"),
             "times_ours_quartiles": both.spread(name, "cpp"),
             "noise": both.noise,
-            "peak_mb": peak_mb(lambda r=run: both_ways(r, x, ds)),
+            "peak_mb": peak_mib(lambda r=run: both_ways(r, x, ds)),
             "saved_bytes_per_neuron_step": saved_bytes(run, x),
             "differing_spikes": differing[name],
         }

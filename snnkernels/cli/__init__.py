@@ -21,7 +21,7 @@ from snnkernels.train.runs import RunError
 
 COMMANDS = (
     *("demo", "fit", "validate", "test", "predict", "search"),
-    *("associative", "japanese-vowels", "spoken-digits", "info", "tune"),
+    *("associative", "japanese-vowels", "spoken-digits", "stream", "info", "tune"),
 )
 
 

@@ -282,6 +282,42 @@ def speed(
     _save(figure, path)
 
 
+def growth(
+    path: Path, measured: dict[str, Sequence[tuple[int, float, float]]], expected: str, title: str
+) -> None:
+    """Peak memory and time of a training step against the number of time steps.
+
+    Args:
+        path: where the picture goes.
+        measured: title of each way to train, and its (steps, MiB, seconds), steps ascending.
+        expected: the title whose line is drawn on, dashed and in proportion to the steps, as far as
+            the longest of all.
+        title: of the whole.
+    """
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    axes = figure.subplots(1, 2)
+    longest = max(rows[-1][0] for rows in measured.values())
+    what = (("peak memory (MiB)", "Memory"), ("seconds a training step", "Time"))
+    for k, (axis, (label, name)) in enumerate(zip(axes, what, strict=True), 1):
+        for (way, rows), colour in zip(measured.items(), COLOURS, strict=False):
+            steps, values = [row[0] for row in rows], [row[k] for row in rows]
+            axis.plot(steps, values, "o-", color=colour, markersize=5, label=way)
+            if way == expected and steps[-1] < longest:
+                ends = [values[-1], values[-1] * longest / steps[-1]]
+                axis.plot([steps[-1], longest], ends, "--", color=colour, linewidth=1.2)
+                axis.plot(longest, ends[1], "o", color=colour, markersize=5, fillstyle="none")
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("time steps T of the sequence")
+        axis.set_ylabel(label)
+        axis.set_title(f"{name}: lower is better")
+        axis.grid(alpha=0.3)
+    axes[1].plot([], [], "k--", linewidth=1.2, label="expected: too long to run here")
+    axes[1].legend(frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
 def _spikes(count: int) -> str:
     return f"{count} spike" + ("" if count == 1 else "s")
 

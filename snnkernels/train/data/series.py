@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,6 +64,68 @@ NAMES = "DIGIT_SPEAKER_INDEX.wav, such as 7_jackson_32.wav"
 TEST_INDICES = 5  # recordings of a speaker and digit with a lower index are test samples
 
 
+class Recording(NamedTuple):
+    """One spoken digit.
+
+    Attributes:
+        wave: float32 `[samples]`, full scale 1; several channels are averaged.
+        rate: samples per second.
+        digit: what is said.
+        is_test: whether its index is below `TEST_INDICES`.
+        path: of its file.
+    """
+
+    wave: Tensor
+    rate: int
+    digit: int
+    is_test: bool
+    path: Path
+
+
+def recordings(folder: str | Path) -> Iterator[Recording]:
+    """Recordings of single spoken digits, as in the Free Spoken Digit Dataset, in order of names.
+
+    Args:
+        folder: holds the recordings, named DIGIT_SPEAKER_INDEX.wav.
+
+    Raises:
+        ModuleNotFoundError: soundfile is not installed.
+        FileNotFoundError: the folder is not there, or holds no .wav files.
+        ValueError: a file with another name or without sound, or no training or test samples.
+    """
+    try:
+        import soundfile
+    except (ModuleNotFoundError, OSError) as error:  # OSError: without its C library
+        raise ModuleNotFoundError(
+            f"recordings are read with the package soundfile, which did not load ({error}); "
+            "install it with: pip install 'snnkernels[data]'"
+        ) from error
+    paths = sorted(Path(folder).glob("*.wav"))
+    if not paths:
+        raise FileNotFoundError(f"folder must hold recordings {NAMES}; found none in {folder}")
+    counts = [0, 0]
+    for path in paths:
+        name = re.fullmatch(r"(\d)_(.+)_(\d+)\.wav", path.name)
+        if name is None:
+            raise ValueError(f"recordings must be named {NAMES}; got {path}")
+        try:
+            wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        except soundfile.SoundFileError as error:
+            raise _unusable(path, error) from error
+        is_test = int(name[3]) < TEST_INDICES
+        counts[is_test] += 1
+        yield Recording(torch.from_numpy(wave).mean(1), rate, int(name[1]), is_test, path)
+    if not all(counts):
+        raise ValueError(
+            f"folder must hold recordings with indices below {TEST_INDICES} (test) and others "
+            f"(training); got {counts[1]} and {counts[0]} in {folder}"
+        )
+
+
+def _unusable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is no recording that can be used: {error}")
+
+
 def spoken_digits(folder: str | Path, *, frames: int = 50) -> Dataset:
     """Recordings of single spoken digits as `snnkernels.train.mfcc`, 20 coefficients every 16 ms.
 
@@ -81,34 +144,15 @@ def spoken_digits(folder: str | Path, *, frames: int = 50) -> Dataset:
         FileNotFoundError: the folder is not there, or holds no .wav files.
         ValueError: a file with another name or without sound, or no training or test samples.
     """
-    try:
-        import soundfile
-    except (ModuleNotFoundError, OSError) as error:  # OSError: without its C library
-        raise ModuleNotFoundError(
-            f"recordings are read with the package soundfile, which did not load ({error}); "
-            "install it with: pip install 'snnkernels[data]'"
-        ) from error
-    paths = sorted(Path(folder).glob("*.wav"))
-    if not paths:
-        raise FileNotFoundError(f"folder must hold recordings {NAMES}; found none in {folder}")
     parts: tuple[tuple[list, list], tuple[list, list]] = ([], []), ([], [])
-    for path in paths:
-        name = re.fullmatch(r"(\d)_(.+)_(\d+)\.wav", path.name)
-        if name is None:
-            raise ValueError(f"recordings must be named {NAMES}; got {path}")
+    for recording in recordings(folder):
         try:
-            wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-            coefficients = mfcc(torch.from_numpy(wave).mean(1), rate)[:frames]
-        except (soundfile.SoundFileError, ValueError) as error:
-            raise ValueError(f"{path} is no recording that can be used: {error}") from error
-        x, y = parts[int(name[3]) < TEST_INDICES]
+            coefficients = mfcc(recording.wave, recording.rate)[:frames]
+        except ValueError as error:
+            raise _unusable(recording.path, error) from error
+        x, y = parts[recording.is_test]
         x.append(coefficients)
-        y.append(int(name[1]))
-    if not all(y for _, y in parts):
-        raise ValueError(
-            f"folder must hold recordings with indices below {TEST_INDICES} (test) and others "
-            f"(training); got {len(parts[1][1])} and {len(parts[0][1])} in {folder}"
-        )
+        y.append(recording.digit)
     return _scaled([Samples(pad(x, frames), torch.tensor(y)) for x, y in parts], 10)
 
 
