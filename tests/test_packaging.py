@@ -15,8 +15,20 @@ tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-RUN_TIME = ("triton", "cuda-jit", "train", "demo", "data")  # extras that users install
-IMPORTED_AS = {"cupy-cuda13x": {"cupy", "cupy_backends"}}  # others are imported by their name
+RUN_TIME = (
+    "triton",
+    "cuda-jit",
+    "train",
+    "demo",
+    "data",
+    "convert",
+    "events",
+    "search",
+)  # extras that users install
+IMPORTED_AS = {
+    "cupy-cuda13x": {"cupy", "cupy_backends"},
+    "pillow": {"PIL"},
+}  # others are imported by their name
 
 
 def names(requirements) -> set[str]:
@@ -35,7 +47,7 @@ def imports(folder: Path) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add(node.module.partition(".")[0])
             elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "find_spec":
-                found |= {argument.value for argument in node.args}
+                found |= {a.value for a in node.args if isinstance(a, ast.Constant)}
     return found - set(sys.stdlib_module_names) - {"snnkernels", "tests", "bench", "__future__"}
 
 

@@ -114,6 +114,27 @@ def rasters(
     _save(figure, path)
 
 
+def sequences(path: Path, rows: dict[str, Tensor]) -> None:
+    """The frames of sequences, one below the other.
+
+    Args:
+        path: where the picture goes.
+        rows: title and frames `[T, H, W]`, 0 ... 255, of each sequence.
+    """
+    steps = max(len(frames) for frames in rows.values())
+    figure = Figure(figsize=(1.5 + 0.8 * steps, 0.8 * len(rows) + 0.3), layout="constrained")
+    grid = figure.subplots(len(rows), steps, squeeze=False)
+    for axes, (title, frames) in zip(grid, rows.items(), strict=True):
+        for axis, frame in zip(axes, frames, strict=False):
+            axis.imshow(frame.numpy(), cmap="gray", vmin=0, vmax=255)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        axes[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+    for axis, t in zip(grid[-1], range(1, steps + 1), strict=True):
+        axis.set_xlabel(f"t = {t}", fontsize=8)
+    _save(figure, path)
+
+
 def responses(
     path: Path, start: Sequence[Tensor], learned: Sequence[Tensor], shown: int = 30
 ) -> None:

@@ -19,6 +19,10 @@ from snnkernels.train.data.saccades import events_of, simulated_saccades  # noqa
 from snnkernels.train.data.sequences import moved, synthetic_sequences  # noqa: E402
 from tests.train import files  # noqa: E402
 
+needs_events = pytest.mark.skipif(
+    not all(map(find_spec, ("tonic", "aedat"))), reason="needs snnkernels[events]"
+)
+
 # --- images --------------------------------------------------------------------------------------
 
 
@@ -289,7 +293,7 @@ def test_frames_of_equal_time_of_a_window_and_of_equal_numbers():
         assert out.shape == (2, 2, 2, 2) and not out.any()
 
 
-@pytest.mark.skipif(find_spec("tonic") is None, reason="needs snnkernels[events]: tonic")
+@needs_events
 def test_recordings(tmp_path):
     train, test, classes, _ = event_recordings("n_mnist", files.n_mnist(tmp_path / "N"), steps=5)
     assert classes == 10 and len(train.y) == 40 and test.y.tolist() == sorted([*range(10)] * 2)
@@ -305,10 +309,8 @@ def test_recordings(tmp_path):
     assert train.x[torch.tensor([0])].sum() == 300
 
 
-@pytest.mark.skipif(
-    not all(map(find_spec, ("tonic", "aedat", "dv_processing"))),
-    reason="needs snnkernels[events], and dv-processing to write recordings",
-)
+@needs_events
+@pytest.mark.skipif(find_spec("dv_processing") is None, reason="needs dv-processing")
 def test_recordings_without_test_samples(tmp_path):
     folder = files.cifar10_dvs(tmp_path)
     train, test, classes, _ = event_recordings(
@@ -319,7 +321,7 @@ def test_recordings_without_test_samples(tmp_path):
     assert test.x[torch.tensor([0, 1])].sum((2, 3, 4)).tolist() == [[40, 40]] * 2
 
 
-@pytest.mark.skipif(find_spec("tonic") is None, reason="needs snnkernels[events]: tonic")
+@needs_events
 def test_damaged_recordings(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Train/DIGIT/\*.bin.*nowhere.*garrickorchard"):
         event_recordings("n_mnist", tmp_path / "nowhere")

@@ -87,7 +87,7 @@ def event_recordings(
         read when asked for.
 
     Raises:
-        ModuleNotFoundError: tonic is not installed, or for CIFAR10-DVS aedat.
+        ModuleNotFoundError: tonic or aedat is not installed.
         FileNotFoundError: the folder holds no recordings.
         ValueError: an argument that is not allowed; when it is read, a recording that is damaged.
     """
@@ -119,10 +119,11 @@ def event_recordings(
 def _read(kind: Recordings, folder: Path, to_frames, **part: bool) -> Samples:
     """The recordings of a part, in the order of their paths."""
     try:
+        import aedat  # noqa: F401, by which tonic reads CIFAR10-DVS
         import tonic
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"recordings are read with the package tonic, which did not load ({error}); "
+            f"recordings are read with the packages tonic and aedat, which did not load ({error}); "
             "install it with: pip install 'snnkernels[events]'"
         ) from error
     base = getattr(tonic.datasets, kind.reader)
