@@ -109,14 +109,24 @@ SNN_HD auto filter(int P, int Q, Beta beta, X x, Alpha alpha, Y f) -> decltype(b
 
 // --- the neuron ----------------------------------------------------------------------------------
 
+// The numbers of a call that all of its neurons share: the float fields of Call in
+// snnkernels/core/call.py, in the same order, which a test compares.
+struct Numbers {
+  float v_reset, surrogate_p, surrogate_q;
+  float tolerance, shift;  // of the penalty
+
+  // Whether a loop that is compiled without what is rare does not do.
+  SNN_HD bool need_general() const { return false; }
+};
+
 // What a call sets of a neuron, or of a vector of neurons. A loop that is compiled without a part
 // gives the flag as a constant, and what belongs to the part need not be set.
 template <class F>
 struct Neuron {
-  F decay, theta, v_reset;
-  bool has_gain, refractory;
+  F decay, theta;
+  bool general, refractory;  // general: with all parts, so with a gain
   F gain, period, trace_decay;
-  F tolerance, shift;  // of the penalty
+  Numbers numbers;
 };
 
 // What a neuron keeps from one step to the next, as values or as places in memory: Cell converts to
@@ -157,7 +167,7 @@ SNN_HD auto fire(const Neuron<F>& q, F h, const Cell& wait) -> Step<F, decltype(
 
 template <Reset R, class F, class M>
 SNN_HD F reset(const Neuron<F>& q, const Step<F, M>& step) {
-  if (R == Reset::hard) return select(step.fired, q.v_reset, step.h);
+  if (R == Reset::hard) return select(step.fired, F(q.numbers.v_reset), step.h);
   if (R == Reset::soft) return step.h - q.theta * select(step.fired, F(1.0f), F(0.0f));
   return step.h;
 }
@@ -180,7 +190,7 @@ template <Reset R, class F, class Cell>
 SNN_HD auto neuron_step(const Neuron<F>& q, NeuronState<Cell>& state, F i)
     -> decltype(fire(q, i, state.wait)) {
   constexpr bool TRACE = R == Reset::trace;
-  if (q.has_gain) i = q.gain * i;
+  if (q.general) i = q.gain * i;
   F h = charge(q.decay, F(state.v), i);
   const F trace = TRACE ? F(state.trace) : F(0.0f);
   if (TRACE) h = inhibit(h, q.theta, trace);
@@ -200,14 +210,14 @@ SNN_HD F beyond(F offset, F tolerance) {
 }
 template <class F>
 SNN_HD F penalty(const Neuron<F>& q, F h) {
-  const F excess = beyond(h - (q.theta + q.shift), q.tolerance);
+  const F excess = beyond(h - (q.theta + F(q.numbers.shift)), F(q.numbers.tolerance));
   return excess * excess;
 }
 // Its derivative by h; that by theta is the same with the other sign.
 template <class F>
 SNN_HD F penalty_grad(const Neuron<F>& q, F h) {
-  const F offset = h - (q.theta + q.shift);
-  return select(offset < F(0.0f), F(-2.0f), F(2.0f)) * beyond(offset, q.tolerance);
+  const F offset = h - (q.theta + F(q.numbers.shift));
+  return select(offset < F(0.0f), F(-2.0f), F(2.0f)) * beyond(offset, F(q.numbers.tolerance));
 }
 
 // --- its adjoint ---------------------------------------------------------------------------------
@@ -247,7 +257,7 @@ SNN_HD F adjoint_step(const Neuron<F>& q, const Step<F, M>& step, F f, const Arr
   F ds = from.ds;
   if (TRACE && from.trace_carried && !from.detach) ds = ds + after;
   if (RESETS && from.carried && !from.detach)
-    ds = R == Reset::hard ? ds + dv * (q.v_reset - step.h) : ds - dv * q.theta;
+    ds = R == Reset::hard ? ds + dv * (F(q.numbers.v_reset) - step.h) : ds - dv * q.theta;
   F through = none;
   if (from.carried) through = R == Reset::hard ? select(step.fired, zero, dv) : dv;
   F dh = from.dh, pulled = none;
@@ -271,7 +281,7 @@ SNN_HD F adjoint_step(const Neuron<F>& q, const Step<F, M>& step, F f, const Arr
   }
   if (TRACE && terms.wants(TRACE_DECAY))
     terms.add(TRACE_DECAY, from.trace_carried ? after * terms.trace() : none);
-  if (!q.has_gain) return dh;
+  if (!q.general) return dh;
   if (terms.wants(GAIN)) terms.add(GAIN, dh * terms.current());
   return dh * q.gain;
 }

@@ -61,7 +61,7 @@ struct Problem : Walk {
   bool detach_reset;
   Surrogate surrogate;
   int64_t K;  // 0: keep no checkpoints
-  float surrogate_p, surrogate_q, v_reset;
+  Numbers numbers;
   int64_t refractory;  // steps; 0: none
   Coefficient decay, v_threshold;
   Coefficient gain{nullptr, 1, 1.0f};  // on the input current
@@ -73,7 +73,6 @@ struct Problem : Walk {
   const float* wait0;       // [M] steps still to wait; nullptr: zero
   const float* trace0;      // [M]; nullptr: zero
   bool regularise = false;  // sum up the penalty on the potentials
-  float tolerance = 0.0f, shift = 0.0f;
 
   // The rows of a state that is kept: v, then these where they are used.
   int64_t wait_row() const { return 1; }

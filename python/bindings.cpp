@@ -2,7 +2,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -41,8 +43,8 @@ snn::Coefficient coefficient(const Coefficient& a) {
 
 using Shape = std::array<int64_t, 6>;    // T, O, I, C, channel_inner, dtype
 using Options = std::array<int64_t, 5>;  // reset, detach_reset, surrogate, refractory, K
-using Numbers = std::array<double, 3>;   // v_reset and the surrogate's two constants
-using State = std::array<Address, 2>;    // v, wait
+using Numbers = std::array<double, sizeof(snn::Numbers) / sizeof(float)>;  // its fields
+using State = std::array<Address, 2>;                                      // v, wait
 
 snn::Walk walk(const Shape& shape, int threads) {
   return {shape[0], shape[1], shape[2], shape[3], shape[4], static_cast<snn::Dtype>(shape[5]),
@@ -61,9 +63,8 @@ snn::Filter filter(const Filter& a) {
 }
 
 // What the plain neuron does without: gain, decay of the trace, synapse, trace before the first
-// step, tolerance and shift of the regulariser.
-using General = std::tuple<Coefficient, Coefficient, std::optional<Filter>, Address,
-                           std::optional<std::array<double, 2>>>;
+// step, whether the penalty is summed up.
+using General = std::tuple<Coefficient, Coefficient, std::optional<Filter>, Address, bool>;
 
 snn::Problem problem(const Shape& shape, const Options& options, const Numbers& numbers,
                      const Coefficient& decay, const Coefficient& v_threshold, const Rows& x,
@@ -75,9 +76,10 @@ snn::Problem problem(const Shape& shape, const Options& options, const Numbers& 
   q.surrogate = static_cast<snn::Surrogate>(options[2]);
   q.refractory = options[3];
   q.K = options[4];
-  q.v_reset = static_cast<float>(numbers[0]);
-  q.surrogate_p = static_cast<float>(numbers[1]);
-  q.surrogate_q = static_cast<float>(numbers[2]);
+  float fields[std::tuple_size<Numbers>()];
+  std::transform(numbers.begin(), numbers.end(), fields,
+                 [](double number) { return static_cast<float>(number); });
+  std::memcpy(&q.numbers, fields, sizeof(fields));
   q.decay = coefficient(decay);
   q.v_threshold = coefficient(v_threshold);
   q.x = input(x);
@@ -88,11 +90,7 @@ snn::Problem problem(const Shape& shape, const Options& options, const Numbers& 
   q.has_synapse = std::get<2>(general).has_value();
   if (q.has_synapse) q.synapse = filter(*std::get<2>(general));
   q.trace0 = at<const float>(std::get<3>(general));
-  q.regularise = std::get<4>(general).has_value();
-  if (q.regularise) {
-    q.tolerance = static_cast<float>((*std::get<4>(general))[0]);
-    q.shift = static_cast<float>((*std::get<4>(general))[1]);
-  }
+  q.regularise = std::get<4>(general);
   return q;
 }
 

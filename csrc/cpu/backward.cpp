@@ -133,7 +133,7 @@ struct BackwardTile : InScratch {
   // One step of the adjoint; tape[k] holds h[t].
   SNN_HD void adjoint(int64_t t, int k, Surrogate kind) {
     const Neuron<Vec> any = any_neuron<W>(q);
-    const Vec zero(0.0f), p(q.surrogate_p), r(q.surrogate_q);
+    const Vec zero(0.0f), p(q.numbers.surrogate_p), r(q.numbers.surrogate_q);
     const int width = n;
     const bool write = dx.base, past = dx.stream;
     bool sum[PARAMETERS];

@@ -26,9 +26,8 @@ SNN_HD Neuron<Vec> any_neuron(const Problem& q) {
   constexpr bool GENERAL = W == Way::general;
   Neuron<Vec> any;
   any.decay = Vec(q.decay.shared()), any.theta = Vec(q.v_threshold.shared());
-  any.v_reset = Vec(q.v_reset), any.period = Vec(static_cast<float>(q.refractory));
-  any.tolerance = Vec(q.tolerance), any.shift = Vec(q.shift);
-  any.has_gain = GENERAL, any.refractory = GENERAL && q.refractory > 0;
+  any.period = Vec(static_cast<float>(q.refractory)), any.numbers = q.numbers;
+  any.general = GENERAL, any.refractory = GENERAL && q.refractory > 0;
   return any;
 }
 
@@ -72,8 +71,8 @@ struct Coefficients<Way::general, TILE> {
     trace_decay.start(q.trace_decay, q, m0, n);
   }
   SNN_HD Neuron<Vec> at(int j, const Neuron<Vec>& any) const {
-    return {decay.at(j), theta.at(j), any.v_reset,       any.has_gain,  any.refractory,
-            gain.at(j),  any.period,  trace_decay.at(j), any.tolerance, any.shift};
+    return {decay.at(j), theta.at(j), any.general,       any.refractory,
+            gain.at(j),  any.period,  trace_decay.at(j), any.numbers};
   }
 };
 
@@ -109,8 +108,9 @@ template <Reset R, class Function>
 SNN_HD void with_way(const Problem& q, bool needs_general, Function f) {
   const bool per_channel = q.decay.count > 1 || q.v_threshold.count > 1;
   const bool has_gain = q.gain.p || q.gain.value != 1.0f;
-  const bool general = needs_general || per_channel || has_gain || q.refractory > 0 ||
-                       q.regularise || (q.has_synapse && !FilterTile::has_loop(q.synapse));
+  const bool general = needs_general || q.numbers.need_general() || per_channel || has_gain ||
+                       q.refractory > 0 || q.regularise ||
+                       (q.has_synapse && !FilterTile::has_loop(q.synapse));
   if constexpr (R != Reset::trace) {
     if (!general && q.has_synapse) return f(std::integral_constant<Way, Way::synapse>());
     if (!general) return f(std::integral_constant<Way, Way::plain>());

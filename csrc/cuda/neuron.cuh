@@ -28,7 +28,8 @@ struct MoreCoefficients<VEC, Level::general> {
 template <int VEC, Level L>
 struct Coefficients : MoreCoefficients<VEC, L> {
   static constexpr int N = L == Level::plain ? 1 : VEC;
-  float decay_[N], theta_[N], v_reset, period, tolerance, shift;
+  float decay_[N], theta_[N], period;
+  Numbers numbers;
 
   SNN_DEVICE Coefficients(const Call& a, Int m)
       : Coefficients(a, Channels<N>(a, m, L != Level::plain && any_per_channel(a))) {}
@@ -38,17 +39,13 @@ struct Coefficients : MoreCoefficients<VEC, L> {
   SNN_DEVICE Neuron<float> neuron(int j) const {
     float gain = 1.0f, trace_decay = 0.0f;
     if constexpr (L == Level::general) gain = this->gain[j], trace_decay = this->trace_decay[j];
-    return {decay(j), theta(j), v_reset,     L == Level::general, refractory(),
-            gain,     period,   trace_decay, tolerance,           shift};
+    return {decay(j), theta(j), L == Level::general, refractory(),
+            gain,     period,   trace_decay,         numbers};
   }
 
  private:
   SNN_DEVICE Coefficients(const Call& a, const Channels<N>& channel)
-      : MoreCoefficients<VEC, L>(a, channel),
-        v_reset(a.v_reset),
-        period(a.refractory),
-        tolerance(a.tolerance),
-        shift(a.shift) {
+      : MoreCoefficients<VEC, L>(a, channel), period(a.refractory), numbers(a.numbers) {
     spread(decay_, a.decay, a.decay_count, a.decay_value, channel);
     spread(theta_, a.theta, a.theta_count, a.theta_value, channel);
   }

@@ -91,7 +91,8 @@ SNN_DEVICE void surrogate_tape(const Call& a, const Coefficients<VEC, L>& q,
     for (int k = 0; k < K; ++k) {
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
-        f[k][j] = surrogate_grad(kind.value, h[k][j] - q.theta(j), a.surrogate_p, a.surrogate_q);
+        f[k][j] = surrogate_grad(kind.value, h[k][j] - q.theta(j), a.numbers.surrogate_p,
+                                 a.numbers.surrogate_q);
       }
     }
   });

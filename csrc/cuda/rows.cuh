@@ -33,7 +33,7 @@ struct Call {
   Int decay_count, theta_count;                // 1, or C
   Int O, I, C, channel_inner;
   int surrogate, detach, T, K;  // K: steps between checkpoints; 0: none
-  float decay_value, theta_value, v_reset, refractory, surrogate_p, surrogate_q;
+  float decay_value, theta_value, gain_value, trace_decay_value;
   // Of the general neuron; the filter's alone (s and ds are then its f and df) uses the synapse's.
   const float *gain, *trace_decay;  // as decay
   Int gain_count, trace_decay_count;
@@ -42,8 +42,9 @@ struct Call {
   const float *trace0, *synapse0, *dtrace, *dsynapse;  // [M], [P + Q, M], and again
   float *dtrace0, *dsynapse0, *dgain, *dtrace_decay, *dcoefficients;
   const float* dpenalty;  // one value, or nullptr: zero
-  float gain_value, trace_decay_value, tolerance, shift;
-  int P, Q, regularise, reserved;
+  int P, Q, regularise;
+  float refractory;
+  Numbers numbers;
 };
 
 constexpr int THREADS = 128;    // a block of the register kernels

@@ -60,7 +60,7 @@ def _problem(layout: Layout, call: Call, x: Tensor) -> tuple:
     return (
         _shape(layout, x.dtype),
         (*policy, call.refractory, call.checkpoint_every),
-        (call.v_reset, call.surrogate_p, call.surrogate_q),
+        call.numbers,
         _coefficient(call.decay),
         _coefficient(call.v_threshold),
         _rows(x, layout.inputs[0]),
@@ -71,7 +71,7 @@ def _problem(layout: Layout, call: Call, x: Tensor) -> tuple:
             _coefficient(call.trace_decay),
             None if call.beta is None else _filter(call),
             _address(call.state.trace),
-            (call.tolerance, call.shift) if call.regularise else None,
+            bool(call.regularise),
         ),
     )
 

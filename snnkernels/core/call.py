@@ -6,6 +6,7 @@ by `Call.flatten`, and is made of them again by `Call.of`.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -110,11 +111,16 @@ class Call(NamedTuple):
         """Rows of a checkpoint: v, refractory, trace, outputs of the filter."""
         return 1 + (self.refractory > 0) + self.has_trace + self.P
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The numbers that all neurons share, by name: ``csrc/neuron.h: Numbers``."""
+        return Numbers._make(getattr(self, name) for name in NUMBERS)
+
     def flatten(self) -> tuple[list[Tensor | None], list[int], list[float]]:
         """The call as torch.library takes it: tensors as `TENSORS`, whole numbers, numbers."""
         coefficients = [getattr(self, name) for name in COEFFICIENTS]
         tensors = [c.tensor for c in coefficients] + [self.alpha, self.beta, *self.state]
-        numbers = [c.number for c in coefficients] + [getattr(self, name) for name in _NUMBERS]
+        numbers = [c.number for c in coefficients] + [*self.numbers]
         numbers, traced = without_open(numbers)
         return [*tensors, traced], [getattr(self, name) for name in _OPTIONS], numbers
 
@@ -146,14 +152,15 @@ class Call(NamedTuple):
             beta=tensors[count + 1],
             state=State(*tensors[count + 2 :]),
             **dict(zip(_OPTIONS, options, strict=True)),
-            **dict(zip(_NUMBERS, numbers[count:], strict=True)),
+            **dict(zip(NUMBERS, numbers[count:], strict=True)),
         )
 
 
 COEFFICIENTS = ("decay", "v_threshold", "gain", "trace_decay")
 TENSORS = (*COEFFICIENTS, "alpha", "beta", *State._fields, "open_numbers")
 _OPTIONS = tuple(name for name, value in Call._field_defaults.items() if type(value) is int)
-_NUMBERS = tuple(name for name, value in Call._field_defaults.items() if type(value) is float)
+NUMBERS = tuple(name for name, value in Call._field_defaults.items() if type(value) is float)
+Numbers = namedtuple("Numbers", NUMBERS)
 
 
 def is_open(number: float) -> bool:

@@ -147,10 +147,10 @@ void check(const Case& c, Random random) {
   q.detach_reset = c.detach;
   q.surrogate = c.surrogate;
   q.K = K;
-  q.surrogate_p = 1.25f;
-  q.surrogate_q =
+  q.numbers.surrogate_p = 1.25f;
+  q.numbers.surrogate_q =
       c.surrogate == Surrogate::gaussian || c.surrogate == Surrogate::sigmoid ? -1.25f : 0.75f;
-  q.v_reset = -0.25f;
+  q.numbers.v_reset = -0.25f;
   q.refractory = static_cast<int64_t>(c.refractory);
   q.decay = {c.coefficients ? decays.data() : nullptr, c.coefficients == 2 ? c.C : 1, 0.75f};
   q.v_threshold = {c.coefficients ? thetas.data() : nullptr, c.coefficients == 2 ? c.C : 1, 0.8f};
@@ -185,8 +185,7 @@ void check(const Case& c, Random random) {
     const int64_t channel = c.coefficients == 2 ? m / q.channel_inner % c.C : 0;
     const float decay = c.coefficients ? decays[channel] : q.decay.value;
     const float theta = c.coefficients ? thetas[channel] : q.v_threshold.value;
-    const Neuron<float> neuron = {decay, theta,        q.v_reset, false, rows == 2,
-                                  1,     c.refractory, 0,         0,     0};
+    const Neuron<float> neuron = {decay, theta, false, rows == 2, 1, c.refractory, 0, q.numbers};
     NeuronState<float> state = {c.given ? v0[m] : 0, q.wait0 ? wait0[m] : 0, 0};
     for (int64_t t = 0; t < c.T; ++t) {
       if (t && t % K == 0) {
@@ -207,7 +206,7 @@ void check(const Case& c, Random random) {
     double decay_total = 0, theta_total = 0;
     for (int64_t t = c.T - 1; t >= 0; --t) {
       const float u = steps[t].h - theta;
-      const float f = surrogate_grad(c.surrogate, u, q.surrogate_p, q.surrogate_q);
+      const float f = surrogate_grad(c.surrogate, u, q.numbers.surrogate_p, q.numbers.surrogate_q);
       const Arriving<float> from = {ds.get(t, m), c.record ? dh.get(t, m) : 0, 0,     c.record,
                                     false,        c.carried || t + 1 < c.T,    false, c.detach};
       Terms terms = {before[t], {}};

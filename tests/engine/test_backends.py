@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import re
 import sys
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import given, settings
 
 from snnkernels import Rectangle, State, Triangle, lif
 from snnkernels.backends import load
+from snnkernels.core.call import NUMBERS
 from tests.tools.cases import (
     AXES,
     DTYPES,
@@ -276,3 +279,11 @@ def test_neighbouring_surrogates_differ(target):
         found.append(run(make_inputs(SMALL, neuron).to(target.device), neuron, target.backend).dx)
     for a, b in itertools.combinations(found, 2):
         assert not torch.equal(a, b)
+
+
+def test_numbers_are_one_record_from_python_to_the_kernels():
+    """The fields of C++ and of Call, by name and order: both sides copy them as they lie."""
+    text = (Path(__file__).parents[2] / "csrc" / "neuron.h").read_text()
+    record = re.search(r"struct Numbers \{\n(.*?)\n\n", text, re.DOTALL)[1]
+    fields = re.findall(r"\w+(?=[,;])", re.sub(r"//[^\n]*", "", record))
+    assert tuple(fields) == NUMBERS

@@ -246,7 +246,7 @@ def _compile(build: Build):
         launches_for,
     )
     from snnkernels.backends.triton.rows import NUMBER, PER_CHANNEL, VALUE, Tile
-    from snnkernels.core.call import Arriving, Outputs
+    from snnkernels.core.call import Arriving, Call, Outputs
     from snnkernels.core.state import State
 
     if build.spikes == "absent":  # then another sequence arrives
@@ -328,7 +328,8 @@ def _compile(build: Build):
                 coefficient,
                 coefficient if build.gain else 1.0,
                 coefficient if traced else 0.0,
-                *(0.0, 2.0, 0.5, 0.5, 1.0, 1.0),
+                2.0,
+                Call().numbers,
             ),
             "POLICY": Policy(
                 reset=build.reset,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from snnkernels.backends.contract import Sums
-from snnkernels.core.call import Arriving, Call, Gradients, Outputs
+from snnkernels.core.call import NUMBERS, Arriving, Call, Gradients, Outputs
 from snnkernels.core.strides import Layout, Rows
 
 CHECKPOINT_EVERY = 16  # steps; most backward kernels hold as many in their registers
@@ -34,7 +34,7 @@ FILTER_CHUNK = 8
 IO = {torch.float32: "float", torch.bfloat16: "snn::cuda::bf16", torch.float16: "snn::cuda::f16"}
 _RESETS = ("snn::Reset::hard", "snn::Reset::soft", "snn::Reset::none", "snn::Reset::trace")
 _ABSENT = (0, 0, 0, 0)
-_CALL = struct.Struct("<44q4i6f17q4f4i")
+_CALL = struct.Struct(f"<44q4i4f17q3i{1 + len(NUMBERS)}f{len(NUMBERS) % 2 * 4}x")
 _REDUCTION = struct.Struct("<7q")
 _NOTHING_ARRIVES, _NONE_WANTED = Arriving(), Gradients()
 
@@ -229,9 +229,7 @@ def pack_call(
     general += (gradients.trace, gradients.synapse, *more, arriving.penalty)
     coefficients = (call.decay, call.v_threshold)
     general_coefficients = (call.gain, call.trace_decay)
-    numbers = (*(c.number for c in coefficients), call.v_reset, call.refractory)
-    numbers += (call.surrogate_p, call.surrogate_q)
-    general_numbers = (*(c.number for c in general_coefficients), call.tolerance, call.shift)
+    numbers = (c.number for c in (*coefficients, *general_coefficients))
     return _CALL.pack(
         *rows_of(x, on_x),
         *rows_of(s, layout.out),
@@ -257,11 +255,10 @@ def pack_call(
         _address(call.beta),
         1 if call.beta is None else call.beta.shape[1],
         *map(_address, general),
-        *map(_float32, general_numbers),
         call.P,
         call.Q,
         call.regularise,
-        0,
+        *map(_float32, (call.refractory, *call.numbers)),
     )
 
 

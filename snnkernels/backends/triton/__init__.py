@@ -88,12 +88,8 @@ def _shared(call: Call) -> dict:
         "start": call.state,
         "neuron": Neuron(
             *map(source, coefficients),
-            call.v_reset,
             float(call.refractory),
-            call.tolerance,
-            call.shift,
-            call.surrogate_p,
-            call.surrogate_q,
+            call.numbers,
         ),
         "taps": Taps(call.alpha, call.beta),
         "POLICY": Policy(

@@ -59,12 +59,8 @@ class Neuron(NamedTuple):
     theta: object
     gain: object
     trace_decay: object
-    v_reset: float
     period: float  # steps that it waits after a spike
-    tolerance: float  # of the penalty
-    shift: float
-    p: float  # of the surrogate
-    q: float
+    numbers: object  # those that all neurons share, see ``core/call.py``
 
 
 class State(NamedTuple):
@@ -224,7 +220,7 @@ def fire(neuron, h, wait, POLICY: tl.constexpr):
 def reset(neuron, step, POLICY: tl.constexpr):
     """v[t]."""
     if POLICY.reset == RESET_HARD:
-        return tl.where(step.fired, neuron.v_reset, step.h)
+        return tl.where(step.fired, neuron.numbers.v_reset, step.h)
     elif POLICY.reset == RESET_SOFT:
         return step.h - neuron.theta * tl.where(step.fired, 1.0, 0.0)
     else:
@@ -271,15 +267,15 @@ def beyond(offset, tolerance):
 @triton.jit
 def penalty(neuron, h):
     """What a potential far from the threshold costs (Stöckl, fig. 5.8)."""
-    excess = beyond(h - (neuron.theta + neuron.shift), neuron.tolerance)
+    excess = beyond(h - (neuron.theta + neuron.numbers.shift), neuron.numbers.tolerance)
     return excess * excess
 
 
 @triton.jit
 def penalty_grad(neuron, h):
     """Its derivative by h; that by theta is the same with the other sign."""
-    offset = h - (neuron.theta + neuron.shift)
-    return tl.where(offset < 0.0, -2.0, 2.0) * beyond(offset, neuron.tolerance)
+    offset = h - (neuron.theta + neuron.numbers.shift)
+    return tl.where(offset < 0.0, -2.0, 2.0) * beyond(offset, neuron.numbers.tolerance)
 
 
 class StepInputs(NamedTuple):
@@ -350,7 +346,7 @@ def adjoint_step(neuron, step, before, arriving, after, POLICY: tl.constexpr):
     if attached:
         arrives = carried
         if POLICY.reset == RESET_HARD:
-            back = after.v * (neuron.v_reset - step.h)
+            back = after.v * (neuron.numbers.v_reset - step.h)
         elif POLICY.reset == RESET_SOFT:
             back = no_term() - after.v * theta
         else:
@@ -362,7 +358,13 @@ def adjoint_step(neuron, step, before, arriving, after, POLICY: tl.constexpr):
             ds = back
     fired = no_term()
     if fed or attached:
-        f = surrogate_grad(step.h - theta, neuron.p, neuron.q, POLICY.surrogate, POLICY.reciprocal)
+        f = surrogate_grad(
+            step.h - theta,
+            neuron.numbers.surrogate_p,
+            neuron.numbers.surrogate_q,
+            POLICY.surrogate,
+            POLICY.reciprocal,
+        )
         fired = tl.where(step.live, ds * f, 0.0)
         if not fed:
             fired = tl.where(arrives, fired, no_term())

@@ -24,12 +24,8 @@ def load_neuron(source, where, channels, channel_inner, POLICY: tl.constexpr):
         load_coefficient(source.theta, where, channels, channel_inner, POLICY.kinds[1]),
         load_coefficient(source.gain, where, channels, channel_inner, POLICY.kinds[2]),
         load_coefficient(source.trace_decay, where, channels, channel_inner, POLICY.kinds[3]),
-        source.v_reset,
         source.period,
-        source.tolerance,
-        source.shift,
-        source.p,
-        source.q,
+        source.numbers,
     )
 
 
