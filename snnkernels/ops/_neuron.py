@@ -204,7 +204,7 @@ class _Neuron(BackwardOnly):
         wanted = [needs[name] for name in Gradients._fields]
         made = _run_backward(*saved, *arriving, *ctx.rest, wanted)
         made = dict(zip(Gradients._fields, made, strict=True))
-        return (*(made[name] if need else None for name, need in needs.items()), *nowhere)
+        return (*(made.get(name) if need else None for name, need in needs.items()), *nowhere)
 
 
 def run(x: Tensor, call: Call, backend: str) -> tuple[Tensor, Tensor | None, Tensor | None, State]:

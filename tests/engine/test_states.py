@@ -132,3 +132,11 @@ def test_a_whole_state_is_saved_and_loaded():
             assert (want is None) == (getattr(got, name) is None)
             if want is not None:
                 assert_same(getattr(got, name), want, name)
+
+
+def test_a_counter_that_asks_for_a_gradient_gets_none(place):
+    leaves = [torch.ones(SHAPE[1:], device=place.device).requires_grad_() for _ in range(2)]
+    x = torch.ones(SHAPE, device=place.device)
+    s, _ = snnkernels.lif(x, State(*leaves), refractory=2, backend=place.backend)
+    dv, drefractory = torch.autograd.grad(s.sum(), leaves, allow_unused=True)
+    assert dv.shape == SHAPE[1:] and drefractory is None
