@@ -16,7 +16,7 @@ def peak_mib(function: Callable[[], object]) -> float | None:
     `snnkernels.keep_freed_memory` off.
 
     Args:
-        function: what it returns is dropped afterwards.
+        function: runs once in any case; what it returns is dropped afterwards.
 
     Returns:
         MiB, or None where the system does not tell: it takes Linux.
@@ -26,12 +26,12 @@ def peak_mib(function: Callable[[], object]) -> float | None:
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         before = _status_kib("VmRSS")
-        kept = function()
-        peak = _status_kib("VmHWM")
-        del kept
     except OSError:
-        return None
-    return (peak - before) / 1024
+        before = None
+    kept = function()
+    grown = None if before is None else (_status_kib("VmHWM") - before) / 1024
+    del kept
+    return grown
 
 
 def _status_kib(key: str) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
+from torch import Tensor
 
 import snnkernels
 from snnkernels.cli._memory import peak_mib
@@ -74,16 +74,17 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(str(error)) from error
     sound = stream.TONES if args.folder is None else f"spoken digits from {args.folder}"
     torch.manual_seed(args.seed)
-    network = stream.StreamNet(args.width, args.depth)
+    model = stream.Heard(stream.StreamNet(args.width, args.depth))
     print(
         f"{args.streams} streams of {steps:,} steps: {sound}\n"
         f"{args.depth} layers of {args.width} spiking neurons, "
-        f"{sum(p.numel() for p in network.parameters()):,} weights; trained in chunks of "
+        f"{sum(p.numel() for p in model.parameters()):,} weights; trained in chunks of "
         f"{args.chunk:,} steps"
     )
     generator = torch.Generator().manual_seed(args.seed)
-    history = _train(network, draw, steps, passes, generator, args)
-    accuracy = _test(network, test(steps, args.streams, generator), args.chunk)
+    history = _train(model, draw, steps, passes, generator, args)
+    with torch.no_grad():
+        accuracy = _heard(model, test(steps, args.streams, generator), args.chunk)[1].item()
     print(f"In sounds that it was not trained on it is right at {accuracy:.1%} of the steps.\n")
     measured = _measure(steps, args)
     result = {
@@ -108,24 +109,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train(network, draw: Callable, steps: int, passes: int, generator, args) -> list[dict]:
+def _train(model, draw: Callable, steps: int, passes: int, generator, args) -> list[dict]:
     """Train on a new sound in each pass; what each one gave."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=args.lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
+    optimizer.step()  # nothing, without gradients; but it loads what is not of this network
     history = []
     for number in range(1, passes + 1):
-        x, y = draw(steps, args.streams, generator)
+        sound = draw(steps, args.streams, generator)
         seen: dict = {"pass": number}
 
-        def step(x=x, y=y, seen=seen) -> None:
+        def step(sound=sound, seen=seen) -> None:
             start = time.perf_counter()
-            logits = snnkernels.checkpoint_time(network, x, args.chunk)
-            loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())
+            loss, right = _heard(model, sound, args.chunk)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             seen["seconds"] = time.perf_counter() - start
-            seen["loss"], seen["accuracy"] = loss.item(), _right(logits, y)
+            seen["loss"], seen["accuracy"] = loss.item(), right.item()
 
         seen["peak_mib"] = peak_mib(step)
         history.append(seen)
@@ -138,13 +139,14 @@ def _train(network, draw: Callable, steps: int, passes: int, generator, args) ->
     return history
 
 
-@torch.no_grad()
-def _test(network, sound, chunk: int) -> float:
-    return _right(snnkernels.checkpoint_time(network, sound.x, chunk), sound.y)
-
-
-def _right(logits: torch.Tensor, y: torch.Tensor) -> float:
-    return float((logits.argmax(-1) == y).float().mean())
+def _heard(model, sound: Tensor, chunk: int | None) -> tuple[Tensor, Tensor]:
+    """Loss and share of right answers, means over all steps; at once where chunk is None."""
+    sums = (
+        model(sound)
+        if chunk is None
+        else snnkernels.checkpoint_time(model, sound, chunk, output="sum")
+    )
+    return tuple(value / sound[..., 0].numel() for value in sums)
 
 
 def _measure(steps: int, args: argparse.Namespace) -> dict[str, list[tuple[int, float, float]]]:
@@ -161,11 +163,12 @@ def _measure(steps: int, args: argparse.Namespace) -> dict[str, list[tuple[int, 
             save="bits" if way == "bits" else None,
             backend="torch" if way == "loop" else "auto",
         )
+        model, chunk = stream.Heard(network), args.chunk if way == "chunks" else None
         rows = measured[way] = []
         for size in sizes:
-            if way == "loop" and size > LONGEST_LOOP:
+            if way == "loop" and rows and size > LONGEST_LOOP:
                 break
-            row = _one_step(network, way, size, args.streams, args.chunk, warm=not rows)
+            row = _one_step(model, size, args.streams, chunk, warm=not rows)
             if row is None:
                 break
             rows.append(row)
@@ -182,23 +185,22 @@ def _measure(steps: int, args: argparse.Namespace) -> dict[str, list[tuple[int, 
 
 
 def _one_step(
-    network, way: str, steps: int, streams: int, chunk: int, warm: bool
+    model, steps: int, streams: int, chunk: int | None, warm: bool
 ) -> tuple[int, float, float] | None:
     """Steps, peak memory and time of one forward and backward pass; None without a way to tell."""
     from snnkernels.train import stream
 
-    x, y = stream.tones(steps, streams, torch.Generator().manual_seed(0))
+    sound = stream.tones(steps, streams, torch.Generator().manual_seed(0))
     seconds = 0.0
 
-    def step(x=x, y=y) -> None:
+    def step(sound=sound) -> None:
         nonlocal seconds
         start = time.perf_counter()
-        logits = snnkernels.checkpoint_time(network, x, chunk) if way == "chunks" else network(x)
-        F.cross_entropy(logits.flatten(0, 1), y.flatten()).backward()
+        _heard(model, sound, chunk)[0].backward()
         seconds = time.perf_counter() - start
 
     if warm:
-        step(x[:50], y[:50])  # what is loaded or made but once
+        step(sound[:50])  # what is loaded or made but once
     mib = peak_mib(step)
     return None if mib is None else (steps, mib, seconds)
 

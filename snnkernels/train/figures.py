@@ -315,7 +315,7 @@ def growth(
             the longest of all.
         title: of the whole.
     """
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
     axes = figure.subplots(1, 2)
     longest = max(rows[-1][0] for rows in measured.values())
     what = (("peak memory (MiB)", "Memory"), ("seconds a training step", "Time"))
@@ -333,8 +333,8 @@ def growth(
         axis.set_ylabel(label)
         axis.set_title(f"{name}: lower is better")
         axis.grid(alpha=0.3)
-    axes[1].plot([], [], "k--", linewidth=1.2, label="expected: too long to run here")
-    axes[1].legend(frameon=False, fontsize=9)
+    axes[1].plot([], [], "k--", linewidth=1.2, label="expected in proportion, not run")
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from snnkernels.nn.lif import LIF
 from snnkernels.nn.over_time import OverTime
@@ -22,37 +23,28 @@ TONES = "ten pitches from 100 to 1,490 Hz, each for a quarter of a second, in no
 LENGTH = 2000  # samples of a tone
 
 
-class Stream(NamedTuple):
-    """Sounds that run side by side.
-
-    Attributes:
-        x: samples, float32 `[T, N, 1]`.
-        y: the class that is heard at each of them, int64 `[T, N]`.
-    """
-
-    x: Tensor
-    y: Tensor
-
-
-def tones(steps: int, streams: int, generator: torch.Generator) -> Stream:
+def tones(steps: int, streams: int, generator: torch.Generator) -> Tensor:
     """Tones of ten pitches at 8 kHz, one after the other, in noise.
 
     Args:
         steps: T.
-        streams: N.
+        streams: N, sounds that run side by side.
         generator: of pitches, phases and noise.
+
+    Returns:
+        float32 `[T, N, 2]`: the sample, and the class that is heard at it.
     """
     count = -(-steps // LENGTH)
-    y = torch.randint(CLASSES, (count, streams), generator=generator)
-    y = y.repeat_interleave(LENGTH, 0)[:steps]
+    heard = torch.randint(CLASSES, (count, streams), generator=generator)
+    heard = heard.repeat_interleave(LENGTH, 0)[:steps]
     time = torch.arange(steps, dtype=torch.float32)[:, None] / 8000
     phase = torch.rand(1, streams, generator=generator)
-    x = math.sqrt(2) * torch.sin(2 * math.pi * (100 * 1.35**y * time + phase))
+    x = math.sqrt(2) * torch.sin(2 * math.pi * (100 * 1.35**heard * time + phase))
     x += 0.3 * torch.randn(steps, streams, generator=generator)
-    return Stream(x[..., None], y)
+    return torch.stack([x, heard.float()], -1)
 
 
-def speech(folder, test: bool = False) -> Callable[[int, int, torch.Generator], Stream]:
+def speech(folder: str | Path, test: bool = False) -> Callable[..., Tensor]:
     """Recordings of spoken digits, one after the other, in random order.
 
     Args:
@@ -64,17 +56,17 @@ def speech(folder, test: bool = False) -> Callable[[int, int, torch.Generator], 
     """
     parts = [r for r in recordings(folder) if r.is_test == test]
 
-    def draw(steps: int, streams: int, generator: torch.Generator) -> Stream:
-        x, y = torch.zeros(steps, streams, 1), torch.zeros(steps, streams, dtype=torch.int64)
+    def draw(steps: int, streams: int, generator: torch.Generator) -> Tensor:
+        sound = torch.zeros(steps, streams, 2)
         for n in range(streams):
             start = 0
             while start < steps:
                 chosen = parts[torch.randint(len(parts), (1,), generator=generator)]
-                wave = chosen.wave[: steps - start]
-                x[start : start + len(wave), n, 0] = wave / chosen.wave.std().clamp_min(1e-6)
-                y[start : start + len(wave), n] = chosen.digit
-                start += len(wave)
-        return Stream(x, y)
+                part = sound[start : start + len(chosen.wave), n]
+                part[:, 0] = chosen.wave[: len(part)] / chosen.wave.std().clamp_min(1e-6)
+                part[:, 1] = chosen.digit
+                start += len(chosen.wave)
+        return sound
 
     return draw
 
@@ -120,3 +112,25 @@ class StreamNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits at every step."""
         return self.layers(x)
+
+
+class Heard(nn.Module):
+    """What a network says of a sound, beside what it is: sums over steps, which need no memory.
+
+    Args:
+        network: gives logits `[T, N, CLASSES]` of samples `[T, N, 1]`.
+
+    Shape:
+        sound `[T, N, 2]` as `tones` gives it; the sum of the cross-entropies of all steps, and how
+        many of them are right.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare at every step."""
+        logits, heard = self.network(sound[..., :1]).flatten(0, 1), sound[..., 1].flatten().long()
+        right = (logits.argmax(-1) == heard).sum().float()
+        return F.cross_entropy(logits, heard, reduction="sum"), right
