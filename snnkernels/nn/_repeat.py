@@ -81,6 +81,28 @@ class Network:
         self.memories = [m for m in model.modules() if isinstance(m, InChunks)]
         self.chunks = [Chunk() for _ in self.memories]
         self.learned = [t for t in (*model.parameters(), *model.buffers()) if t.requires_grad]
+        self.held = self._held()
+
+    def _held(self) -> dict[tuple[str, str], Tensor]:
+        """Tensors that modules hold, buffers among them, by module and name."""
+        found = {}
+        for name, module in self.model.named_modules():
+            for key, value in vars(module).items():
+                values = value if isinstance(value, dict) else {key: value}
+                found |= {(name, str(k)): v for k, v in values.items() if isinstance(v, Tensor)}
+        return found
+
+    def check_held(self) -> None:
+        """Refuse a state that is not carried: a tensor that took another's place in a chunk."""
+        before, self.held = self.held, self._held()
+        for key, tensor in self.held.items():
+            if before.get(key, tensor) is not tensor:
+                name, attribute = key
+                raise RuntimeError(
+                    f"checkpoint_time does not carry {attribute!r} of the module {name!r}, which "
+                    "every chunk sets anew: a chunk that runs again would start from a wrong one. "
+                    "Layers of snnkernels are carried; networks of other libraries are not"
+                )
 
     def states(self) -> list[NamedState]:
         """What the first chunk starts from."""

@@ -37,8 +37,9 @@ def checkpoint_time(
     From chunk to chunk go the states of all layers of this library, stateful or not; which steps
     `snnkernels.nn.norm.BNTT` is at; and dropout masks that hold for all steps. A stateful layer
     starts at the state that it carries, and carries the last one afterwards. Whatever else a model
-    keeps from one step to the next does not go: a convolution over time, `torch.nn.LSTM` and batch
-    norm that takes statistics over all steps are refused, others cannot be told apart. Random
+    keeps from one step to the next does not go: a convolution over time, `torch.nn.LSTM`, batch
+    norm that takes statistics over all steps, and modules that set a tensor anew in every chunk, as
+    neurons of other libraries do, are refused; what else there is cannot be told apart. Random
     numbers are those of the first run when a chunk runs again; they are not those that one call
     with all steps would draw.
 
@@ -74,8 +75,8 @@ def checkpoint_time(
     Raises:
         TypeError: model is no module, or a chunk no tensor.
         ValueError: an argument is not allowed, or a module of the model needs all steps at once.
-        RuntimeError: a layer runs twice in a chunk, or the model reads a tensor that requires a
-            gradient and is none of its parameters or buffers.
+        RuntimeError: a layer runs twice in a chunk, a module keeps a state that is not carried, or
+            the model reads a tensor that requires a gradient and is none of its parameters.
 
     Example:
         >>> import torch, snnkernels
@@ -99,6 +100,7 @@ def checkpoint_time(
         part = Part(network, step, states, read)
         made = Repeated.apply(part, piece, *tensors_of(states), *network.learned)
         made = part.left.filled(made)
+        network.check_held()
         total.add(made, part.steps)
         states = [
             start if end is None else end for start, end in zip(states, made.ends, strict=True)

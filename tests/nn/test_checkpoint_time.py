@@ -452,18 +452,58 @@ def test_errors_name_what_came_and_what_is_allowed(call, kind, told):
 
 
 class Outside(nn.Module):
-    """Reads a tensor that is no parameter, and keeps a step that nobody carries."""
+    """Reads a tensor that is no parameter."""
 
-    def __init__(self, scale=None):
+    def __init__(self, scale):
         super().__init__()
-        self.scale, self.last = [scale], 0.0
+        self.scale = [scale]
 
     def forward(self, x):
-        if self.scale[0] is not None:
-            return x * self.scale[0]
-        out = x + self.last
-        self.last = x.detach()[-1]
+        return x * self.scale[0]
+
+
+class Keeps(nn.Module):
+    """Adds the step before, and keeps it somewhere that nobody looks at, or in some other way."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.box = how, [0.0]
+        self.memories = {}
+        self.register_buffer("buffer", torch.zeros(()))
+
+    def forward(self, x):
+        last = x.detach()[-1]
+        if self.how == "attribute":
+            out, self.last = x + getattr(self, "last", 0.0), last
+        elif self.how == "dictionary":
+            out, self.memories["v"] = x + self.memories.get("v", 0.0), last
+        elif self.how == "buffer":
+            out, self.buffer = x + self.buffer, last
+        else:
+            out, self.box[0] = x + self.box[0], last
         return out
+
+
+class Caches(nn.Module):
+    """Makes a tensor once."""
+
+    def forward(self, x):
+        if not hasattr(self, "table"):
+            self.table = torch.rand(x.shape[1:])
+        return x * self.table
+
+
+@pytest.mark.parametrize("how", ["attribute", "dictionary", "buffer"])
+def test_a_state_that_is_not_carried_is_refused(how):
+    told = "does not carry '.*' of the module '1', which every chunk sets anew"
+    with pytest.raises(RuntimeError, match=told):
+        checkpoint_time(nn.Sequential(LIF(), Keeps(how)), currents(), 3)
+
+
+def test_what_a_module_makes_once_is_no_state():
+    layer = Caches()
+    out = checkpoint_time(layer, torch.ones(4, 2, 3), 1)
+    assert torch.equal(out, layer.table.expand(4, 2, 3))
 
 
 def test_a_gradient_that_would_be_lost_is_an_error():
@@ -477,7 +517,7 @@ def test_a_gradient_that_would_be_lost_is_an_error():
 def test_detect_anomaly_finds_a_state_that_is_not_carried():
     x = currents().requires_grad_()
     with torch.autograd.detect_anomaly(check_nan=False):
-        out = checkpoint_time(Outside(), x, 5)
+        out = checkpoint_time(Keeps("hidden"), x, 5)
         with pytest.raises(RuntimeError, match="another result when it ran again"):
             out.sum().backward()
         out = checkpoint_time(LIF(), x, 5)
