@@ -110,10 +110,10 @@ gpu:  ## all that a GPU is for, into OUT, in ten minutes; installs nothing
 ptx: build  ## runs the compiled GPU kernels without a GPU, for SECONDS (an hour); goes on the next time
 	$(PY) -m tests.tools.ptx --seconds $(SECONDS)
 
-peer-tests: export PYTHONPATH := $(CURDIR)
+peer-tests: export PYTHONPATH := $(CURDIR):$(CURDIR)/tests/tools
 peer-tests: build  ## tests in a checkout of another library, DIR, as they are and accelerated; TESTS=paths
 	-cd $(DIR) && $(PY) -m pytest -q -p no:cacheprovider $(TESTS)
-	cd $(DIR) && $(PY) -m pytest -q -p no:cacheprovider -p tests.tools.peer_tests $(TESTS)
+	cd $(DIR) && $(PY) -m pytest -q -p no:cacheprovider -p peer_tests $(TESTS)
 
 docs: build  ## HTML under docs/_build/
 	$(PY) -m pip install -q -c constraints.txt -e '.[docs]' --no-build-isolation

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import NamedTuple
 
 from torch import nn
+from torch.jit import ScriptModule
 
 from snnkernels.backends import check_name
 from snnkernels.convert.adapter import Adapter
@@ -163,7 +164,10 @@ def examine(
 
 def _library(module: nn.Module) -> str | None:
     """The library that a neuron module's class, or one of its bases, is from."""
-    places = [kind.__module__ for kind in type(module).__mro__]
+    if isinstance(module, ScriptModule):  # what it was made of
+        places = [module._c._type().qualified_name().removeprefix("__torch__.")]
+    else:
+        places = [kind.__module__ for kind in type(module).__mro__]
     for name, library in LIBRARIES.items():
         if any(f"{place}.".startswith(f"{library.neurons}.") for place in places):
             return name
@@ -172,6 +176,8 @@ def _library(module: nn.Module) -> str | None:
 
 def _adapter(module: nn.Module, library: str) -> Adapter | str | None:
     """How the module runs over time, the reason why it is kept, or None: it is no neuron."""
+    if isinstance(module, ScriptModule):
+        return "it is a ScriptModule"
     _, first, last = LIBRARIES[library]
     installed = version(library)
     if not _numbers(first) <= _numbers(installed) <= _numbers(last):
@@ -195,7 +201,8 @@ def _entry(
     name: str, module: nn.Module, library: str, adapter: Adapter | str
 ) -> tuple[Entry, Adapter | None]:
     """The module's line of the report, and its adapter unless it is kept."""
-    entry = Entry(name, original_class(module).__name__, library, version(library))
+    kind = getattr(module, "original_name", original_class(module).__name__)  # of a ScriptModule
+    entry = Entry(name, kind, library, version(library))
     if isinstance(adapter, str):
         entry.reason = adapter
         return entry, None

@@ -258,7 +258,13 @@ def hooked() -> nn.Module:
     return node
 
 
+def scripted() -> nn.Module:
+    with torch.no_grad():
+        return torch.jit.trace(neuron.IFNode(step_mode="m"), x(), check_trace=False)
+
+
 KEPT = {
+    "scripted": (scripted, "ScriptModule"),
     "hooks": (hooked, "hooks on its surrogate_function"),
     "single steps": (lambda: neuron.IFNode(), "set_step_mode"),
     "not known": (lambda: neuron.GatedLIFNode(T=4, inplane=4), "GatedLIFNode"),
