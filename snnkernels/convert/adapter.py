@@ -281,6 +281,8 @@ def _frozen(value: object) -> Hashable:
         return type(value), frozenset(map(_frozen, value))
     if is_dataclass(value) and not isinstance(value, type):
         return type(value), _frozen(vars(value))
+    if isinstance(value, nn.Module):  # in a list
+        return original_class(value), _options(value)
     if not isinstance(value, Hashable):
         raise Kept(f"an attribute is of {type(value).__name__}, which may change unseen")
     return type(value), value
