@@ -22,7 +22,7 @@ def frame_folder(folder: str | Path, *, steps: int = 10, size: int = 112) -> Dat
     names, to a folder of its own.
 
     Args:
-        folder: holds train/CLASS/CLIP/* and test/CLASS/CLIP/*, the same classes in both.
+        folder: holds ``train/CLASS/CLIP/*`` and ``test/CLASS/CLIP/*``, the same classes in both.
         steps: T frames of a clip; a shorter clip repeats some. Default: 10.
         size: pixels of a side; pictures are cut to a square and scaled. Default: 112.
 

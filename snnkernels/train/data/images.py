@@ -195,8 +195,8 @@ def image_folder(folder: str | Path, *, size: int = 16) -> Dataset:
     square around its middle, and the square is averaged down (or up) to ``size``.
 
     Args:
-        folder: holds train/CLASS/* and test/CLASS/*, the same classes in both, in any format that
-            Pillow reads.
+        folder: holds ``train/CLASS/*`` and ``test/CLASS/*``, the same classes in both, in any
+            format that Pillow reads.
         size: pixels of a side. Default: 16, as in Stöckl's thesis, sec. 5.1.
 
     Returns:
