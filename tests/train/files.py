@@ -161,3 +161,27 @@ def spoken_digits(folder: Path) -> Path:
             samples = tone(300 + 300 * digit, 0.1 + 0.02 * index)
             write_wave(folder / f"{digit}_someone_{index}.wav", samples, 1 + index % 2)
     return folder
+
+
+def tidigits(folder: Path) -> Path:
+    """Tones for the eleven digits of TIDIGITS, by two speakers and one more, and a longer string."""
+    for part, speakers in (("train", ("ae", "aj")), ("test", ("bh",))):
+        for speaker in speakers:
+            place = folder / part / "man" / speaker
+            place.mkdir(parents=True)
+            for k, name in enumerate("123456789oz"):
+                write_wave(place / f"{name}a.wav", tone(300 + 250 * k))
+            write_wave(place / "39oa.wav", tone(300))
+    return folder
+
+
+def auslan(folder: Path) -> Path:
+    """Signs of AusLan: 22 numbers a line, tabs between them."""
+    rng = np.random.default_rng(0)
+    for day in range(1, 5):
+        for sign in range(95):
+            path = folder / f"tctodd{day}" / f"sign{sign:02d}-1.tsd"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows = sign + rng.standard_normal((8 + sign % 5, 22))
+            path.write_text("".join("\t".join(f"{v:.4f}" for v in row) + "\n" for row in rows))
+    return folder

@@ -17,6 +17,7 @@ from snnkernels.train.data.events import event_recordings, frames  # noqa: E402
 from snnkernels.train.data.images import cifar10, cifar100, image_folder, mnist  # noqa: E402
 from snnkernels.train.data.saccades import events_of, simulated_saccades  # noqa: E402
 from snnkernels.train.data.sequences import moved, synthetic_sequences  # noqa: E402
+from snnkernels.train.data.series import auslan, tidigits  # noqa: E402
 from tests.train import files  # noqa: E402
 
 needs_events = pytest.mark.skipif(
@@ -372,3 +373,33 @@ def test_simulated_events_are_those_of_moving_edges():
             middle[step, p].float() @ torch.arange(34.0) / middle[step, p].sum() for p in (0, 1)
         )
         assert on < off - 3
+
+
+# --- series --------------------------------------------------------------------------------------
+
+
+def test_digits_of_tidigits(tmp_path):
+    pytest.importorskip("soundfile", reason="needs snnkernels[data]: soundfile")
+    train, test, classes, _ = tidigits(files.tidigits(tmp_path), frames=10)
+    assert classes == 11 and train.x.shape == (22, 10, 20) and test.x.shape == (11, 10, 20)
+    assert test.y.tolist() == [*range(11)] and train.y.bincount().tolist() == [2] * 11
+    (tmp_path / "test" / "man" / "bh" / "oa.wav").write_bytes(b"NIST_1A")
+    with pytest.raises(ValueError, match="oa.wav is no recording"):
+        tidigits(tmp_path)
+    with pytest.raises(FileNotFoundError, match="train/GROUP/SPEAKER/DIGIT.wav.*nowhere.*LDC93S10"):
+        tidigits(tmp_path / "nowhere")
+
+
+def test_signs_of_auslan(tmp_path):
+    train, test, classes, _ = auslan(files.auslan(tmp_path), steps=10)
+    assert classes == 95 and train.x.shape == (95, 10, 22) and test.x.shape == (3 * 95, 10, 22)
+    assert train.y.tolist() == [*range(95)] and test.y.bincount().tolist() == [3] * 95
+    assert (~train.x[..., 0].isnan()).sum(1).tolist() == [min(8 + k % 5, 10) for k in range(95)]
+    path = tmp_path / "tctodd4" / "sign07-1.tsd"
+    lines = path.read_text().splitlines()
+    for change, said in (("1\t2", "line 3: must be 22 numbers; got 2"), ("a\tb", "line 3: .*'a'")):
+        path.write_text("\n".join([*lines[:2], change]))
+        with pytest.raises(ValueError, match=f"sign07-1.tsd, {said}"):
+            auslan(tmp_path)
+    with pytest.raises(FileNotFoundError, match="found 0 files of 0 days.*archive.ics.uci.edu"):
+        auslan(tmp_path / "nowhere")

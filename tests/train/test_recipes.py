@@ -162,6 +162,7 @@ def test_recordings_are_read_and_split(recordings):
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
+    (tmp_path / "7_someone_1.wav").touch()
     with pytest.raises(ModuleNotFoundError, match="soundfile.*pip install"):
         data.spoken_digits(tmp_path)
     monkeypatch.setattr(data.series, "find_spec", lambda name: None)

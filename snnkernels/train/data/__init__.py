@@ -23,7 +23,7 @@ from snnkernels.train.data.samples import (
     split,
 )
 from snnkernels.train.data.sequences import synthetic_sequences
-from snnkernels.train.data.series import japanese_vowels, pad, spoken_digits
+from snnkernels.train.data.series import auslan, japanese_vowels, pad, spoken_digits, tidigits
 
 __all__ = [
     "DATASETS",
@@ -49,5 +49,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = IMAGES | {
         frame_folder,
         japanese_vowels,
         spoken_digits,
+        tidigits,
+        auslan,
     )
 }

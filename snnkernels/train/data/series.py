@@ -93,13 +93,6 @@ def recordings(folder: str | Path) -> Iterator[Recording]:
         FileNotFoundError: the folder is not there, or holds no .wav files.
         ValueError: a file with another name or without sound, or no training or test samples.
     """
-    try:
-        import soundfile
-    except (ModuleNotFoundError, OSError) as error:  # OSError: without its C library
-        raise ModuleNotFoundError(
-            f"recordings are read with the package soundfile, which did not load ({error}); "
-            "install it with: pip install 'snnkernels[data]'"
-        ) from error
     paths = sorted(Path(folder).glob("*.wav"))
     if not paths:
         raise FileNotFoundError(f"folder must hold recordings {NAMES}; found none in {folder}")
@@ -108,18 +101,39 @@ def recordings(folder: str | Path) -> Iterator[Recording]:
         name = re.fullmatch(r"(\d)_(.+)_(\d+)\.wav", path.name)
         if name is None:
             raise ValueError(f"recordings must be named {NAMES}; got {path}")
-        try:
-            wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        except soundfile.SoundFileError as error:
-            raise _unusable(path, error) from error
+        wave, rate = _read_wave(path)
         is_test = int(name[3]) < TEST_INDICES
         counts[is_test] += 1
-        yield Recording(torch.from_numpy(wave).mean(1), rate, int(name[1]), is_test, path)
+        yield Recording(wave, rate, int(name[1]), is_test, path)
     if not all(counts):
         raise ValueError(
             f"folder must hold recordings with indices below {TEST_INDICES} (test) and others "
             f"(training); got {counts[1]} and {counts[0]} in {folder}"
         )
+
+
+def _read_wave(path: Path) -> tuple[Tensor, int]:
+    """The mean of the channels, float32 `[samples]`, and samples per second."""
+    try:
+        import soundfile
+    except (ModuleNotFoundError, OSError) as error:  # OSError: without its C library
+        raise ModuleNotFoundError(
+            f"recordings are read with the package soundfile, which did not load ({error}); "
+            "install it with: pip install 'snnkernels[data]'"
+        ) from error
+    try:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise _unusable(path, error) from error
+    return torch.from_numpy(wave).mean(1), rate
+
+
+def _coefficients(wave: Tensor, rate: int, path: Path) -> Tensor:
+    """`mfcc` of a recording; an error names its file."""
+    try:
+        return mfcc(wave, rate)
+    except ValueError as error:
+        raise _unusable(path, error) from error
 
 
 def _unusable(path: Path, error: Exception) -> ValueError:
@@ -146,14 +160,110 @@ def spoken_digits(folder: str | Path, *, frames: int = 50) -> Dataset:
     """
     parts: tuple[tuple[list, list], tuple[list, list]] = ([], []), ([], [])
     for recording in recordings(folder):
-        try:
-            coefficients = mfcc(recording.wave, recording.rate)[:frames]
-        except ValueError as error:
-            raise _unusable(recording.path, error) from error
         x, y = parts[recording.is_test]
-        x.append(coefficients)
+        x.append(_coefficients(recording.wave, recording.rate, recording.path)[:frames])
         y.append(recording.digit)
     return _scaled([Samples(pad(x, frames), torch.tensor(y)) for x, y in parts], 10)
+
+
+DIGITS = "123456789oz"  # of TIDIGITS: "oh" and "zero" are classes of their own
+TIDIGITS_FROM = "tidigits/train and tidigits/test of https://catalog.ldc.upenn.edu/LDC93S10"
+
+
+def tidigits(folder: str | Path, *, frames: int = 90) -> Dataset:
+    """Single digits of TIDIGITS as `snnkernels.train.mfcc`, 20 coefficients every 16 ms.
+
+    The split is the set's. Strings of several digits are left out. Coefficients have mean 0 and
+    variance 1 in the training samples.
+
+    Args:
+        folder: holds ``train/GROUP/SPEAKER/DIGIT.wav`` and ``test/...``, named 1a.wav, oa.wav,
+            zb.wav and so on, in a format that soundfile reads (SPHERE, WAV).
+        frames: at most so many of a recording. Default: 90, as in Fang et al., sec. 5.3.
+
+    Returns:
+        x float32 `[N, frames, 20]`; classes 0 to 10 are 1 ... 9, oh, zero.
+
+    Raises:
+        ModuleNotFoundError: soundfile is not installed.
+        FileNotFoundError: the folder holds no single digits.
+        ValueError: a file that is no recording.
+    """
+    parts = []
+    for part in ("train", "test"):
+        paths = sorted(
+            path
+            for path in (Path(folder) / part).rglob("*")
+            if re.fullmatch(r"[1-9oz][ab]\.wav", path.name.lower())
+        )
+        if not paths:
+            raise FileNotFoundError(
+                f"folder must hold {part}/GROUP/SPEAKER/DIGIT.wav; found none in {folder}. Put "
+                f"there {TIDIGITS_FROM}"
+            )
+        x = [_coefficients(*_read_wave(path), path)[:frames] for path in paths]
+        y = torch.tensor([DIGITS.index(path.name[0].lower()) for path in paths])
+        parts.append(Samples(pad(x, frames), y))
+    return _scaled(parts, len(DIGITS))
+
+
+AUSLAN_FROM = (
+    "the folders tctodd1 ... tctodd9 of https://archive.ics.uci.edu/dataset/115 (Australian Sign "
+    "Language signs, high quality)"
+)
+AUSLAN_CHANNELS = 22
+AUSLAN_TEST = 3  # of the nine days on which the signs were recorded, the last ones
+
+
+def auslan(folder: str | Path, *, steps: int = 60) -> Dataset:
+    """Signs of Australian Sign Language: 22 channels of two gloves (Kadous 2002).
+
+    95 signs, 27 times each, on nine days; the last three days are the test samples. Channels have
+    mean 0 and variance 1 in the training samples.
+
+    Args:
+        folder: holds ``tctodd1/SIGN-N.tsd`` to ``tctodd9/...``, lines of 22 numbers.
+        steps: at most so many of a sign, whose mean is 57 in the set. Default: 60.
+
+    Returns:
+        x float32 `[N, steps, 22]`; classes in the order of their names.
+
+    Raises:
+        FileNotFoundError: the folder does not hold recordings of more than three days.
+        ValueError: a file with other lines, which is named with the line.
+    """
+    paths = sorted(Path(folder).glob("tctodd*/*.tsd"))
+    days = sorted({path.parent.name for path in paths})
+    if len(days) <= AUSLAN_TEST:
+        raise FileNotFoundError(
+            f"folder must hold tctodd1/SIGN-N.tsd to tctodd9/...; found {len(paths)} files of "
+            f"{len(days)} days in {folder}. Put there {AUSLAN_FROM}"
+        )
+    names = sorted({path.stem.rpartition("-")[0] for path in paths})
+    parts = []
+    for chosen in (days[:-AUSLAN_TEST], days[-AUSLAN_TEST:]):
+        of_part = [path for path in paths if path.parent.name in chosen]
+        y = torch.tensor([names.index(path.stem.rpartition("-")[0]) for path in of_part])
+        parts.append(Samples(pad([_read_tsd(path)[:steps] for path in of_part], steps), y))
+    return _scaled(parts, len(names))
+
+
+def _read_tsd(path: Path) -> Tensor:
+    """Lines of numbers, `[steps, 22]`."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="ascii", errors="replace").splitlines()):
+        try:
+            values = [float(value) for value in line.split()]
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number + 1}: {error}") from error
+        if len(values) != AUSLAN_CHANNELS:
+            raise ValueError(
+                f"{path}, line {number + 1}: must be {AUSLAN_CHANNELS} numbers; got {len(values)}"
+            )
+        rows.append(values)
+    if not rows:
+        raise ValueError(f"{path} is empty")
+    return torch.tensor(rows)
 
 
 def pad(series: Sequence[Tensor], steps: int) -> Tensor:
