@@ -80,7 +80,7 @@ def call(
     Args:
         where: what it is, for errors.
         function: to be called.
-        options: of the recipe. An option that takes an object, such as a surrogate, is written
+        options: of the recipe. An option that takes an object of a class is written
             ``{class_path: package.Class, init_args: {...}}``.
         later: as in `make`.
         **given: as in `make`.
@@ -107,7 +107,8 @@ def call(
         parsed = parser.instantiate(parser.parse_object(dict(options)))
     except (ArgumentError, TypeError) as error:
         raise RecipeError(f"{where}: {error}") from error
-    made = partial(function, **vars(parsed), **given)
+    # Defaults stay the function's own: those that are objects do not come whole out of the parser.
+    made = partial(function, **{name: parsed[name] for name in options}, **given)
     if later:
         return made
     try:

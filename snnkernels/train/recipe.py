@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from snnkernels import models
+from snnkernels.core import surrogates
 from snnkernels.core.checks import check_share, check_whole, check_wholes
 from snnkernels.nn.encode import CODES
 from snnkernels.train import runs
@@ -28,6 +30,7 @@ from snnkernels.train.schedules import SCHEDULES
 from snnkernels.train.transforms import TRANSFORMS, Inputs
 from snnkernels.train.weights import take_weights
 
+SURROGATES = {kind.__name__.lower(): kind for kind in surrogates.SURROGATES}
 OPTIMIZERS = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -77,7 +80,8 @@ class Recipe:
 
     Args:
         data: a set of `snnkernels.train.data.DATASETS`.
-        network: of `snnkernels.models.create`.
+        network: of `snnkernels.models.create`; its surrogate, where it has one, is a part too, of
+            `SURROGATES`.
         directory: of what the run writes.
         epochs: passes over the training samples.
         transforms: done to every batch, of `snnkernels.train.transforms.TRANSFORMS`.
@@ -201,6 +205,8 @@ def make_network(part: dict[str, Any]) -> nn.Module:
         if "." not in str(name):
             raise RecipeError(f"network: {error}, or package.module.Name") from error
         function, implied = find("network", {}, name), {}
+    if "surrogate" in options and "surrogate" in inspect.signature(function).parameters:
+        implied = implied | {"surrogate": make("surrogate", SURROGATES, options.pop("surrogate"))}
     return call(f"network {name}", function, options, **implied)
 
 

@@ -164,7 +164,7 @@ def spoken_digits(folder: Path) -> Path:
 
 
 def tidigits(folder: Path) -> Path:
-    """Tones for the eleven digits of TIDIGITS, by two speakers and one more, and a longer string."""
+    """Tones for the eleven digits of TIDIGITS, by three speakers, and a longer string."""
     for part, speakers in (("train", ("ae", "aj")), ("test", ("bh",))):
         for speaker in speakers:
             place = folder / part / "man" / speaker

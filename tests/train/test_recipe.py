@@ -17,7 +17,7 @@ from snnkernels.train import runs  # noqa: E402
 from snnkernels.train.data import Samples  # noqa: E402
 from snnkernels.train.losses import LOSSES  # noqa: E402
 from snnkernels.train.parts import RecipeError, make  # noqa: E402
-from snnkernels.train.recipe import Recipe, Start, build, run  # noqa: E402
+from snnkernels.train.recipe import Recipe, Start, build, make_network, run  # noqa: E402
 from snnkernels.train.transforms import (  # noqa: E402
     TRANSFORMS,
     Crop,
@@ -157,6 +157,19 @@ def test_losses():
     assert LOSSES["van_rossum"](period=3)(spikes, labels)[0] > 0
     with pytest.raises(ValueError, match=r"spikes \[T, N, C\].*got \[2, 3\]"):
         LOSSES["van_rossum"]()(rates, labels)
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def test_options_may_be_objects():
+    part = {"name": "4C3-10", "input_shape": [1, 8, 8]}
+    for given, shown in (({}, "Gaussian"), ({"name": "atan", "alpha": 3.0}, "ATan(alpha=3.0")):
+        assert shown in repr(make_network(part | ({"surrogate": given} if given else {})))
+    with pytest.raises(RecipeError, match="surrogate must be one of triangle.*got 'step'"):
+        make_network(part | {"surrogate": "step"})
+    with pytest.raises(RecipeError, match="cnn has no option 'surrogate'"):
+        make_network({"name": "cnn", "surrogate": "atan"})
 
 
 # --- trainings -----------------------------------------------------------------------------------
