@@ -204,3 +204,19 @@ def test_a_second_device(backend):
     got, want = (forward_and_backward(x, ds, b) for b in (backend, "torch"))
     for name, a, b in zip(NAMES, got, want, strict=True):
         assert_same(a.detach(), b.detach(), name)
+
+
+def test_a_chunk_that_runs_again_finds_the_devices_random_numbers(backend):
+    torch.manual_seed(0)
+    x = torch.rand(12, 4, 50, device="cuda", requires_grad=True)
+    masked = snnkernels.checkpoint_time(torch.nn.Dropout(0.5), x, 4)
+    before = torch.cuda.get_rng_state()
+    (dx,) = torch.autograd.grad(masked.sum(), x)
+    assert torch.equal(dx != 0, masked != 0)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    layer = snnkernels.LIF(decay=0.9, backend=backend)
+    s = snnkernels.checkpoint_time(layer, x, 4)
+    want = layer(x)
+    assert torch.equal(s, want)
+    ds = torch.rand_like(s)
+    assert torch.equal(torch.autograd.grad(s, x, ds)[0], torch.autograd.grad(want, x, ds)[0])
