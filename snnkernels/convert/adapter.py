@@ -64,7 +64,7 @@ class Adapter:
       them, calls `run`, and puts the new ones there;
     * ``inputs`` and ``outputs``, how many the step has: default 1;
     * ``changing``, names of attributes that the step does not read and that change from call to
-      call, such as a recording;
+      call, such as a recording; a step that sets any other is kept;
     * ``one_step``, whether the library's module is called once for each step, so that only
       `snnkernels.run_over_time` runs it: default False;
     * where the defaults do not hold, `tensors` and `assign` (values that the step reads and that
@@ -222,7 +222,11 @@ class Adapter:
         def step(*leaves: Tensor, **values: Tensor) -> tuple[Tensor, ...]:
             copy = stand_in(module)
             self.assign(copy, {k: v if learned[k] else v.detach() for k, v in values.items()})
+            before = dict(vars(copy))
             outputs, after = self.step(copy, leaves[: self.inputs], leaves[self.inputs :])
+            for name, value in vars(copy).items():
+                if before.get(name) is not value and name not in self.changing:
+                    raise ValueError(f"its step sets its attribute {name}, which would be lost")
             return *outputs, *(after[k] for k in record), *after
 
         step.__qualname__ = original_class(module).__name__

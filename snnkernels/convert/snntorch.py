@@ -24,7 +24,7 @@ _MECHANISM = "reset_mechanism_val"  # the buffer that holds the mechanism's numb
 class SnnTorch(Adapter):
     """A neuron whose states are buffers, kept from call to call."""
 
-    changing = frozenset({"reset"})
+    changing = frozenset({"reset", _MECHANISM})
     one_step = True
 
     def states(self, module: nn.Module) -> int:

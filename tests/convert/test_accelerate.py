@@ -240,6 +240,12 @@ class Summing(neuron.BaseNode):
         return (self.surrogate_function(v - 1),), (v,)
 
 
+class Noting(neuron.SimpleIFNode):
+    def neuronal_fire(self):
+        self.before_reset = self.v
+        return super().neuronal_fire()
+
+
 def patched() -> nn.Module:
     node = neuron.IFNode(step_mode="m")
     node.forward = lambda x: x
@@ -271,6 +277,7 @@ KEPT = {
     "own loop": (lambda: OwnLoop(step_mode="m"), "multi_step_forward"),
     "other step": (lambda: OwnStep(step_mode="m"), "IFNode, not of its own step"),
     "sum": (lambda: Summing(step_mode="m"), "mean"),
+    "attribute": (lambda: Noting(step_mode="m"), "sets its attribute before_reset"),
     "patched": (patched, "replaced on the object"),
     "parametrized": (parametrized, "parametrized"),
     "surrogate": (
