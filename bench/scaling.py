@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from bench.common import available_bytes, machine, markdown, save, too_noisy
-from bench.kernels import both_ways, indexed_loop, peak_mb
+from bench.kernels import both_ways, indexed_loop
+from snnkernels.cli._memory import peak_mib
 from snnkernels.cli._timing import interleave
 from tests.tools.cases import BENCH_CASES
 
@@ -56,7 +57,7 @@ def _peak(who: str, steps: int, neurons: int, threads: int) -> float | None:
     run = provider(who)
     both_ways(run, *data(4, neurons))  # what the first call loads does not count
     x, ds = data(steps, neurons)
-    return peak_mb(lambda: both_ways(run, x, ds))
+    return peak_mib(lambda: both_ways(run, x, ds))
 
 
 def picture(rows: list[dict], path: Path) -> None:
