@@ -31,16 +31,17 @@ def trained(command: str, about: str, words: list[str]):
         return recipe, module, data, recipe.trainer.make(Path(recipe.directory))
 
 
-def measure(command: str, about: str, words: list[str], name: str) -> int:
+def measure(command: str, about: str, words: list[str]) -> int:
     """Print loss and accuracy.
 
     Args:
         command: "validate" or "test", a method of ``lightning.Trainer``.
         about: what it does.
         words: of the command line.
-        name: of the samples.
     """
     _, module, data, trainer = trained(command, about, words)
+    held_out = command == "validate" and data.dataset.validation is not None
+    name = "validation" if held_out else "test"
     from snnkernels.train.fit import quiet
 
     with quiet():

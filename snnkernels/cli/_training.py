@@ -61,9 +61,12 @@ def parse(command: str, about: str, words: list[str], add: Callable | None = Non
 def mistakes(words: list[str]) -> Iterator[None]:
     """Say what is wrong with a recipe together with the words of the command line."""
     with needs("train"):
+        from snnkernels.train.data.samples import DataError
         from snnkernels.train.parts import RecipeError
     try:
         yield
+    except DataError as error:
+        raise CommandError(str(error)) from error
     except (argparse.ArgumentError, RecipeError) as error:
         said = " ".join(words) or "without a word"
         raise CommandError(f"{said}: {error}", status=2) from error

@@ -16,4 +16,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    return _measure.measure("test", HELP, args.rest, "test")
+    return _measure.measure("test", HELP, args.rest)

@@ -18,4 +18,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    return _measure.measure("validate", HELP, args.rest, "validation")
+    return _measure.measure("validate", HELP, args.rest)

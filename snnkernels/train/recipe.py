@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -63,7 +64,7 @@ class Start:
                 "start must have a recipe or weights, and may then have modules to leave and to "
                 f"freeze; got {self}"
             )
-        known = {f.name for f in fields(Recipe)} - {"start", "directory"}
+        known = {f.name for f in fields(Recipe)} - {"start", "directory", "trainer"}
         if unknown := set(self.recipe or ()) - known:
             raise RecipeError(
                 f"start.recipe must have keys of {', '.join(sorted(known))}; "
@@ -133,6 +134,11 @@ class Recipe:
                 check_whole("limit", self.limit)
         except ValueError as error:
             raise RecipeError(str(error)) from error
+
+
+def as_json(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON knows it: what is written with a run, and compared with it later."""
+    return json.loads(json.dumps(asdict(recipe), default=str))
 
 
 def build(recipe: Recipe, seed: int = 0) -> tuple[SpikingClassifier, InMemoryData]:
@@ -249,7 +255,7 @@ def run(
         extra.append(Best(directory))
     # whatever the weights to begin with have drawn; processes draw other numbers
     torch.manual_seed(seed + 1_000_003 * rank())
-    settings = {key: value for key, value in asdict(recipe).items() if key not in APART}
+    settings = {key: value for key, value in as_json(recipe).items() if key not in APART}
     result = fit_once(
         module,
         data,
@@ -298,7 +304,9 @@ def _begin(recipe: Recipe, network: nn.Module, seed: int, fresh: bool, show: boo
             return False
         path = Path(directory) / (runs.BEST if first.keep == "best" else runs.FINISHED)
     state = runs.load(Path(path))
-    if isinstance(state, dict) and "state_dict" in state:
+    if not isinstance(state, dict):
+        raise RecipeError(f"start.weights must hold a state_dict; got {path} with {type(state)}")
+    if "state_dict" in state:
         prefix = "network.network."
         state = {
             name.removeprefix(prefix): value

@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from snnkernels.core.files import check_folder, write_whole
 from snnkernels.train import runs
 from snnkernels.train.parts import RecipeError, call
-from snnkernels.train.recipe import Recipe, make_network, run
+from snnkernels.train.recipe import Recipe, as_json, make_network, run
 
 DATABASE, TABLE = "search.db", "search.csv"
 NAME = "search"  # of the study in the database
@@ -153,7 +153,7 @@ def search(
             f"space={dict(space)} and validation={recipe.validation}"
         )
     directory = Path(recipe.directory)
-    settings = {"recipe": asdict(recipe), "space": dict(space), "seed": seed}
+    settings = {"recipe": as_json(recipe), "space": dict(space), "seed": seed}
     with quiet():
         tried = suggested(
             optuna.create_study().ask(), space

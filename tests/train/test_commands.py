@@ -195,6 +195,21 @@ def test_files_that_are_not_there_are_named(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_recording_that_is_damaged_is_named(tmp_path, capsys):
+    pytest.importorskip("tonic", reason="needs snnkernels[events]")
+    files.n_mnist(tmp_path / "N")
+    for path in (tmp_path / "N" / "Train").rglob("*.bin"):
+        path.write_bytes(path.read_bytes()[:-2])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"directory: {tmp_path / 'run'}\nepochs: 1\nvalidation: 0.5\n"
+        f"data: {{name: event_recordings, recordings: n_mnist, folder: {tmp_path / 'N'}}}\n"
+        "network: {name: conv_snn, in_channels: 2, size: 34, channels: [1, 1]}\n"
+    )
+    status, line = fails(["fit", "--config", str(recipe), "--network.size", "36"], capsys)
+    assert status == 1 and ".bin is damaged" in line
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 
 import pytest
 import torch
 
 pytest.importorskip("snnkernels.train.module", reason="needs snnkernels[train]")
+
+import lightning as L  # noqa: E402
 
 from snnkernels import models  # noqa: E402
 from snnkernels.cli import main  # noqa: E402
@@ -229,6 +232,29 @@ def test_hybrid_training_begins_without_spikes(recipe, monkeypatch):
     monkeypatch.setattr(SpikingClassifier, "training_step", training_step)
     run(replace(recipe, epochs=3, hybrid=2, batch_size=45), show=False)
     assert firing == [{False}] * 4 + [{True}] * 2
+
+
+class CtrlC(L.Callback):
+    """Presses it in a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_any_stop_leaves_the_numbers_of_a_recipe(recipe, tmp_path):
+    """Of its transforms, of its first phase without spikes, and of its best epoch."""
+    recipe = replace(recipe, hybrid=1, keep="best", batch_size=45, epochs=3)
+    whole = run(recipe, show=False)
+    for step in (1, 2, 3):  # in the phase without spikes, at its end, and after it
+        parts = replace(recipe, directory=str(tmp_path / str(step)))
+        assert run(parts, show=False, callbacks=[CtrlC(step)]) is None
+        torch.rand(3)
+        result = run(parts, show=False)
+        assert result["steps"] == whole["steps"] and result["test"] == whole["test"]
 
 
 def test_weights_of_another_network():

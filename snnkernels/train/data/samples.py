@@ -13,6 +13,10 @@ from snnkernels.core.checks import check_share, check_whole
 SPLIT_SEED = 0  # of every split made here: which samples are test samples never changes
 
 
+class DataError(ValueError):
+    """A sample cannot be read; the file is named."""
+
+
 class Lazy:
     """Samples that are read when they are asked for, in place of a tensor `[N, *]`.
 
@@ -28,10 +32,17 @@ class Lazy:
         return len(self.items)
 
     def __getitem__(self, index: Tensor) -> Lazy | Tensor:
-        """The samples of a mask `[N]`, still unread, or those of some numbers, as a tensor."""
+        """The samples of a mask `[N]`, still unread, or those of some numbers, as a tensor.
+
+        Raises:
+            DataError: one of them cannot be read.
+        """
         if index.dtype == torch.bool:
             return Lazy([self.items[i] for i in index.nonzero().flatten()], self.read)
-        return torch.stack([self.read(self.items[i]) for i in index])
+        try:
+            return torch.stack([self.read(self.items[i]) for i in index])
+        except ValueError as error:
+            raise DataError(str(error)) from error
 
 
 class Samples(NamedTuple):
