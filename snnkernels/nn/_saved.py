@@ -21,17 +21,11 @@ class Packed(NamedTuple):
     Attributes:
         data: uint8, the elements in the order of their memory: `[n]`, or `[ceil(n / 8)]` where bit
             k of byte j is element k * len(data) + j.
-        bits: whether it holds bits.
-        shape: of the tensor.
-        strides: of the tensor; dense.
-        dtype: of the tensor.
+        unpack: gives the tensor again, of data.
     """
 
     data: Tensor
-    bits: bool
-    shape: torch.Size
-    strides: tuple[int, ...]
-    dtype: torch.dtype
+    unpack: Callable[[Tensor], Tensor]
 
     @classmethod
     def of(cls, x: Tensor, save: str) -> Packed:
@@ -42,6 +36,7 @@ class Packed(NamedTuple):
             save: one of `MOST`.
         """
         small = x.to(torch.uint8)  # dense, if x is not
+        shape, strides, dtype = x.shape, small.stride(), x.dtype
         data = small.as_strided((small.numel(),), (1,))
         if save == "bits":
             missing = -data.numel() % 8
@@ -49,17 +44,16 @@ class Packed(NamedTuple):
             data = rows[0].clone()
             for k in range(1, 8):
                 data |= rows[k] << k
-        return cls(data, save == "bits", x.shape, small.stride(), x.dtype)
 
-    def unpack(self) -> Tensor:
-        """The tensor again."""
-        data = self.data
-        if self.bits:
-            rows = data.new_empty((8, data.numel()), dtype=self.dtype)
-            for k in range(8):
-                rows[k] = (data >> k) & 1
-            data = rows.view(-1)
-        return data.to(self.dtype).as_strided(self.shape, self.strides)
+        def unpack(data: Tensor) -> Tensor:
+            if save == "bits":
+                rows = data.new_empty((8, data.numel()), dtype=dtype)
+                for k in range(8):
+                    rows[k] = (data >> k) & 1
+                data = rows.view(-1)
+            return data.to(dtype).as_strided(shape, strides)
+
+        return cls(data, unpack)
 
 
 def check_values(x: Tensor, save: str) -> None:
@@ -72,27 +66,43 @@ def check_values(x: Tensor, save: str) -> None:
         )
 
 
+Kept = tuple[Tensor | None, Callable[[Tensor | None], Tensor] | None]
+
+
 @contextmanager
-def saving(x: Tensor, keep: Callable[[Tensor], Callable[[], Tensor]]) -> Iterator[None]:
+def saving(x: Tensor, keep: Callable[[Tensor], Kept]) -> Iterator[None]:
     """Within it, graphs keep another thing in the place of x.
+
+    Hooks on saved tensors that are at work already, as in `torch.utils.checkpoint`, go on: they see
+    what is kept.
 
     Args:
         x: the tensor whose elements are meant, as they are now: what has other elements, or the
             same memory after a change in place, is kept as ever.
-        keep: called with x, or with a tensor of another shape of the same elements; gives a
-            function of nothing that gives such a tensor in the backward pass.
+        keep: called with x, or with a tensor of another shape of the same elements; gives what is
+            kept, a tensor or None, and a function that makes such a tensor of that again in the
+            backward pass.
     """
     memory = _memory(x)
+    outer = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    hold, fetch = outer or (_same, _same)
 
-    def pack(kept: Tensor) -> Tensor | Callable[[], Tensor]:
-        return keep(kept) if _memory(kept) == memory else kept
+    def pack(saved: Tensor) -> tuple[object, Callable | None]:
+        kept, restore = keep(saved) if _memory(saved) == memory else (saved, None)
+        return None if kept is None else hold(kept), restore
 
     @torch.no_grad()
-    def unpack(packed: Tensor | Callable[[], Tensor]) -> Tensor:
-        return packed if isinstance(packed, Tensor) else packed()
+    def unpack(packed: tuple[object, Callable | None]) -> Tensor:
+        held, restore = packed
+        kept = None if held is None else fetch(held)
+        return kept if restore is None else restore(kept)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 def _memory(x: Tensor) -> tuple:

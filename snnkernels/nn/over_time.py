@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from snnkernels.core.checks import check_choice
-from snnkernels.nn._saved import MOST, Packed, check_values, saving
+from snnkernels.nn._saved import MOST, Kept, Packed, check_values, saving
 
 
 class OverTime(nn.Module):
@@ -55,11 +55,11 @@ class OverTime(nn.Module):
             check_values(x, self.save)
         save, own = self.save, x.flatten(0, 1)
 
-        def keep(kept: Tensor) -> Callable[[], Tensor]:
+        def keep(x: Tensor) -> Kept:
             if again is None:
-                return Packed.of(kept, save).unpack
-            shape, dtype = kept.shape, kept.dtype  # not kept itself, which would stay
-            return lambda: again().to(dtype).flatten(0, 1).reshape(shape)
+                return Packed.of(x, save)
+            shape, dtype = x.shape, x.dtype  # not x itself, which would stay
+            return None, lambda _: again().to(dtype).flatten(0, 1).reshape(shape)
 
         with saving(own, keep):
             return self.module(own).unflatten(0, x.shape[:2])

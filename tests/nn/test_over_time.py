@@ -8,6 +8,7 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from snnkernels import LIF, IIRSynapse, OverTime
 from snnkernels.models import create
@@ -39,8 +40,9 @@ def spikes(memory: str, dtype: torch.dtype, most: int, steps: int = 3) -> torch.
 def test_packing_is_undone(save, dtype, memory):
     x = spikes(memory, dtype, MOST[save])
     packed = Packed.of(x, save)
-    assert torch.equal(packed.unpack(), x) and packed.unpack().dtype == dtype
-    assert packed.unpack().stride() == torch.empty_like(x).stride()
+    back = packed.unpack(packed.data)
+    assert torch.equal(back, x) and back.dtype == dtype
+    assert back.stride() == torch.empty_like(x).stride()
     assert packed.data.nbytes == (x.numel() + 7) // 8 if save == "bits" else x.numel()
     assert packed.data.untyped_storage().nbytes() == packed.data.nbytes
 
@@ -75,8 +77,8 @@ def test_no_bit_of_a_gradient_changes(memory, save, name, autocast):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def kept(out: torch.Tensor) -> list[object]:
-    """What the graph of an output keeps, tensors and what is kept in their place."""
+def packed(out: torch.Tensor) -> list[torch.Tensor]:
+    """What the graph of an output keeps in the place of tensors."""
     nodes, found = [out.grad_fn], []
     while nodes:
         node = nodes.pop()
@@ -86,7 +88,7 @@ def kept(out: torch.Tensor) -> list[object]:
                 values = value if isinstance(value, (tuple, list)) else [value]
                 found += [v.data if hasattr(v, "data") else v for v in values]
         nodes += [n for n, _ in node.next_functions if n is not None]
-    return found
+    return [v[0] for v in found if isinstance(v, tuple) and v[1] is not None]
 
 
 @pytest.mark.parametrize("name", ["conv", "linear"])
@@ -94,8 +96,8 @@ def kept(out: torch.Tensor) -> list[object]:
 def test_what_is_kept_is_as_small_as_it_is_said(save, name):
     x = spikes("channels_last" if name == "conv" else "contiguous", torch.float32, 1)
     out = OverTime(*MODULES[name](), save=save)(x)
-    (packed,) = (v.__self__ for v in kept(out) if callable(v) and hasattr(v, "__self__"))
-    assert packed.data.nbytes == (x.numel() // 8 if save == "bits" else x.numel())
+    (data,) = packed(out)
+    assert data.nbytes == (x.numel() // 8 if save == "bits" else x.numel())
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -114,6 +116,45 @@ def test_an_input_that_is_not_kept_is_freed(known, autocast):
     del x
     gc.collect()
     assert freed and out.requires_grad
+
+
+@pytest.mark.parametrize("save", MOST)
+def test_hooks_around_it_see_what_is_kept(save):
+    x, layer = spikes("contiguous", torch.float32, 1), OverTime(*MODULES["linear"](), save=save)
+    seen = []
+
+    def pack(saved):
+        seen.append(saved)
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        layer(x)
+    assert sorted(t.nbytes for t in seen if t.dtype == torch.uint8) == [
+        x.numel() // 8 if save == "bits" else x.numel()
+    ]
+    assert all(t.numel() != x.numel() for t in seen if t.dtype == torch.float32)
+
+
+def test_a_checkpoint_around_it_keeps_nothing_of_it():
+    x, layer = spikes("contiguous", torch.float32, 1).requires_grad_(), nn.Linear(100, 8)
+    found, alive = [], []
+    of = Packed.of
+
+    def watched(*arguments):
+        made = of(*arguments)
+        alive.append(weakref.ref(made.data))
+        return made
+
+    for save in (None, "bits"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Packed, "of", watched)
+            net = OverTime(nn.Flatten(), layer, save=save)
+            out = checkpoint(net, x, use_reentrant=False)
+            gc.collect()
+            assert not any(data() is not None for data in alive)
+            found.append(torch.autograd.grad(out.square().sum(), (x, layer.weight)))
+    assert alive
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_weights_of_the_inputs_shape_are_not_taken_for_it():
@@ -197,7 +238,6 @@ def test_networks_keep_bits_where_their_inputs_are_binary(name):
         with torch.autograd.detect_anomaly(check_nan=False):  # looks at what is packed
             out = net(x)
         found.append((out, *torch.autograd.grad(out.square().sum(), (x, *net.parameters()))))
-        packed = [v.__self__ for v in kept(net(x)) if isinstance(getattr(v, "__self__", 0), Packed)]
-        sizes.append(len(packed))
+        sizes.append(len([data for data in packed(net(x)) if data is not None]))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert sizes[0] == 0 and (sizes[1] > 0) == ("synapse" not in name)  # filtered spikes are none
