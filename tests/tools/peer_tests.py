@@ -1,17 +1,20 @@
 """A plug-in of pytest that accelerates the neurons of another library in its own tests.
 
 ``make peer-tests DIR=...`` runs a checkout's tests without it and with it. Every neuron module is
-swapped when it is first called, as `snnkernels.accelerate` swaps those of a network; what it says
-at the end is how many calls ran fused, and why others did not.
+swapped when it is first called, as `snnkernels.accelerate` swaps those of a network; one that is a
+single step of time runs that step fused. What it says at the end is how many calls ran fused, and
+why others did not.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
+from inspect import signature
 
-from torch import nn
+from torch import Tensor, nn
 
-from snnkernels.convert.fused import Link, fuse_class, link
+from snnkernels.convert.fused import Kept, Link, _Fused, fuse_class, link, original_class
 from snnkernels.convert.report import Entry
 from snnkernels.convert.swap import examine
 
@@ -24,13 +27,43 @@ def _fuse(module: nn.Module) -> None:
     if examined is None:
         return
     entry, adapter = examined
-    if entry.reason is None and adapter.one_step:
-        entry.reason = "one step"
     if entry.reason is not None:
         _kept[f"{entry.kind}: {entry.reason}"] += 1
         return
     fuse_class(module, Link(adapter, entry, "auto", False))
+    if adapter.one_step:
+        module.__class__ = _one_step_class(original_class(module))
     _entries.append(entry)
+
+
+@cache
+def _one_step_class(kind: type) -> type:
+    """A class whose single step is a call of one step, as `snnkernels.run_over_time` makes it."""
+    stepped = type(kind.__name__, (_Fused, kind), {})
+
+    def forward(self, x, *args, **kwargs):
+        library = super(stepped, self).forward
+        if hasattr(self, "init_hidden") and not self.init_hidden:  # snnTorch keeps what it is given
+            given = dict(zip(signature(library).parameters, (x, *args), strict=False)) | kwargs
+            self._buffers.update(
+                {k: s for k, s in given.items() if k != "input_" and s is not None}
+            )
+            args, kwargs = (), {}
+        here = link(self)
+        try:
+            found = here.adapter.call(self, x.unsqueeze(0), *args, **kwargs)
+        except Kept as reason:
+            here.entry.kept[str(reason)] += 1
+            return library(x, *args, **kwargs)
+        here.entry.fused += 1
+        if isinstance(found, Tensor):
+            return found.squeeze(0)
+        output, *states = found
+        steps = (s.squeeze(0) if isinstance(s, Tensor) else s for s in states)  # Norse's are ends
+        return output.squeeze(0), *steps
+
+    stepped.forward = forward
+    return stepped
 
 
 def pytest_configure() -> None:
