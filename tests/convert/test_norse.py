@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import snnkernels
 from tests.convert.compare import INPUTS, input_sequence, relative
+from tests.tools import peer_programs
+from tests.tools.programs import kept
 
 norse = pytest.importorskip("norse.torch", reason="norse is not installed")
 from norse.torch.functional.reset import reset_subtract  # noqa: E402
@@ -262,3 +264,8 @@ def test_what_is_kept():
     ours = snnkernels.run_over_time(net)
     assert equal(ours(x), net(x)) and ours.report[0].fused == 0
     assert ours.report[0].kept.total() == 1
+
+
+def test_the_commonest_steps_are_compiled_ahead_of_time():
+    texts = {f"norse-{name}": text for name, text in peer_programs.norse().items()}
+    assert kept("norse") == texts, "run python -m tests.tools.programs"

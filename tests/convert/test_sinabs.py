@@ -11,6 +11,8 @@ from torch import Tensor, nn
 import snnkernels
 from snnkernels.convert import adapter
 from tests.convert.compare import INPUTS, as_near, gradients, input_sequence, relative
+from tests.tools import peer_programs
+from tests.tools.programs import kept
 
 sinabs = pytest.importorskip("sinabs", reason="sinabs is not installed")
 from sinabs import activation, layers  # noqa: E402
@@ -181,3 +183,8 @@ def test_what_is_kept():
     theirs, ours = layers.IAF(), layers.IAF()
     (entry,) = snnkernels.accelerate(ours)
     assert torch.equal(ours(x.double()), theirs(x.double())) and "float64" in str(entry.kept)
+
+
+def test_the_commonest_steps_are_compiled_ahead_of_time():
+    texts = {f"sinabs-{name}": text for name, text in peer_programs.sinabs().items()}
+    assert kept("sinabs") == texts, "run python -m tests.tools.programs"

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import snnkernels
 from tests.convert.compare import INPUTS, gradients, input_sequence, relative
+from tests.tools import peer_programs
+from tests.tools.programs import kept
 
 pytest.importorskip("snntorch", reason="snntorch is not installed")
 import snntorch as snn  # noqa: E402
@@ -277,3 +279,8 @@ def test_errors():
             ours(x)
     with pytest.raises(ValueError, match="fast"):
         snnkernels.run_over_time(nn.Sequential(lif), backend="fast")
+
+
+def test_the_commonest_steps_are_compiled_ahead_of_time():
+    texts = {f"snntorch-{name}": text for name, text in peer_programs.snntorch().items()}
+    assert kept("snntorch") == texts, "run python -m tests.tools.programs"
