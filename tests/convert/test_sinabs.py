@@ -57,7 +57,7 @@ NEURONS = [
 
 def sequence(inputs: str) -> Tensor:
     """`[B, T, *]`, of the library's layout."""
-    return 1.5 * input_sequence(inputs, 16, 256).transpose(0, 1).contiguous()
+    return 1.5 * input_sequence(inputs, 12, 256).transpose(0, 1).contiguous()
 
 
 def states(net: nn.Module) -> list[Tensor]:

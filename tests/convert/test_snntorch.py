@@ -95,7 +95,7 @@ def check(make: Callable[[], nn.Module], inputs: str) -> None:
     for call in range(3):
         if call == 2:
             utils.reset(theirs), utils.reset(ours)
-        a = input_sequence(inputs, 20, 256).requires_grad_()
+        a = input_sequence(inputs, 14, 256).requires_grad_()
         b = a.detach().clone().requires_grad_()
         mine, its = ours(a), loop(theirs, b)
         assert equal(mine, its) and 0 < its[0].count_nonzero() < its[0].numel()
@@ -284,3 +284,25 @@ def test_errors():
 def test_the_commonest_steps_are_compiled_ahead_of_time():
     texts = {f"snntorch-{name}": text for name, text in peer_programs.snntorch().items()}
     assert kept("snntorch") == texts, "run python -m tests.tools.programs"
+
+
+def test_half_precision():
+    theirs, ours = pair(convolutional)
+    theirs.eval(), ours.eval()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():  # states in bfloat16: stepped
+        x = images()
+        assert equal(ours(x), loop(theirs, x))
+    assert all(entry.fused == 0 and "bfloat16" in str(entry.kept) for entry in ours.report)
+    found = snnkernels.run_over_time(convolutional().eval(), allow_fp32_state=True)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        spikes, mem = found(x)
+    assert [entry.fused for entry in found.report] == [1, 1] and mem.dtype == torch.float32
+
+
+def test_training_starts_from_a_state_of_inference_mode():
+    ours = snnkernels.run_over_time(convolutional().eval())
+    with torch.inference_mode():
+        ours(images())
+    spikes, mem = ours(images())
+    mem.sum().backward()
+    assert all(p.grad is not None for p in ours.parameters())
