@@ -186,7 +186,7 @@ def test_network_over_time_with_lifts():
         assert equal(out, its) and equal(state, its_state)
     found = torch.autograd.grad(out.sum(), list(ours.parameters()))
     wanted = torch.autograd.grad(its.sum(), list(net.parameters()))
-    assert max(map(relative, found, wanted)) < 1e-6
+    assert max(map(relative, found, wanted)) < 1e-5  # the weights' are sums in another order
     assert [entry.fused for entry in ours.report] == [2, 2]
 
 

@@ -9,20 +9,31 @@ why others did not.
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
+from importlib import import_module
+from importlib.util import find_spec
 from inspect import signature
 
+import torch
 from torch import Tensor, nn
 
 from snnkernels.convert.fused import Kept, Link, _Fused, fuse_class, link, original_class
 from snnkernels.convert.report import Entry
-from snnkernels.convert.swap import examine
+from snnkernels.convert.swap import examine, original
 
+_EXPORTERS = (
+    ("sinabs", "to_nir"),
+    ("sinabs.nir", "to_nir"),
+    ("spikingjelly.activation_based.nir_exchange", "export_to_nir"),
+)
 _entries: list[Entry] = []
 _kept: Counter[str] = Counter()  # calls of modules that cannot run fused
 
 
 def _fuse(module: nn.Module) -> None:
+    if torch.compiler.is_compiling():  # a class is not swapped there
+        return
     examined = None if link(module) else examine(type(module).__name__, module)
     if examined is None:
         return
@@ -75,6 +86,21 @@ def pytest_configure() -> None:
         return library(self, *args, **kwargs)
 
     nn.Module.__call__ = call
+    for path, name in _EXPORTERS:
+        if find_spec(path.partition(".")[0]) is not None:
+            module = import_module(path)
+            setattr(module, name, _with_original_classes(getattr(module, name)))
+
+
+def _with_original_classes(exporter: Callable) -> Callable:
+    """An exporter that asks for exact types, called as the pages for users say."""
+
+    @wraps(exporter)
+    def call(model: nn.Module, *args, **kwargs):
+        with original(model):
+            return exporter(model, *args, **kwargs)
+
+    return call
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
