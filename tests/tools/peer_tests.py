@@ -27,12 +27,13 @@ _EXPORTERS = (
     ("sinabs.nir", "to_nir"),
     ("spikingjelly.activation_based.nir_exchange", "export_to_nir"),
 )
+_exported: list[nn.Module] = []  # networks that are just being exported
 _entries: list[Entry] = []
 _kept: Counter[str] = Counter()  # calls of modules that cannot run fused
 
 
 def _fuse(module: nn.Module) -> None:
-    if torch.compiler.is_compiling():  # a class is not swapped there
+    if torch.compiler.is_compiling() or _exported:  # no class is swapped there
         return
     examined = None if link(module) else examine(type(module).__name__, module)
     if examined is None:
@@ -97,8 +98,12 @@ def _with_original_classes(exporter: Callable) -> Callable:
 
     @wraps(exporter)
     def call(model: nn.Module, *args, **kwargs):
-        with original(model):
-            return exporter(model, *args, **kwargs)
+        _exported.append(model)
+        try:
+            with original(model):
+                return exporter(model, *args, **kwargs)
+        finally:
+            _exported.pop()
 
     return call
 
