@@ -112,7 +112,10 @@ def run(args: argparse.Namespace) -> int:
 def _train(model, draw: Callable, steps: int, passes: int, generator, args) -> list[dict]:
     """Train on a new sound in each pass; what each one gave."""
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
-    optimizer.step()  # nothing, without gradients; but it loads what is not of this network
+    short = draw(100, args.streams, torch.Generator())
+    _heard(model, short, args.chunk)[0].backward()  # loads what is loaded but once,
+    optimizer.zero_grad()  # and changes nothing
+    optimizer.step()
     history = []
     for number in range(1, passes + 1):
         sound = draw(steps, args.streams, generator)
