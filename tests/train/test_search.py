@@ -32,6 +32,7 @@ def recipe(tmp_path):
         network={"name": "conv_snn", "channels": [2, 2]},
         directory=str(tmp_path / "run"),
         epochs=3,
+        limit=60,
         validation=0.2,
     )
 
@@ -51,7 +52,7 @@ def test_a_search_goes_on_where_it_was_stopped(recipe, tmp_path, monkeypatch, ca
 
     def training_step(self, batch, index):
         taken.append(index)
-        if len(taken) == 10:
+        if len(taken) == 5:
             signal.raise_signal(signal.SIGINT)
         return step(self, batch, index)
 
@@ -80,7 +81,7 @@ def test_a_trial_that_falls_behind_is_ended(recipe, monkeypatch):
         )
 
     monkeypatch.setattr(SpikingClassifier, "log", given)
-    study = search(recipe, {"network.steps": {"low": 1, "high": 3}}, trials=8, show=False)
+    study = search(recipe, {"network.steps": {"low": 1, "high": 3}}, trials=6, show=False)
     ended = {t.params["network.steps"] for t in study.trials if t.state.name == "PRUNED"}
     assert ended and 1 not in ended
     assert study.best_params == {"network.steps": 1}
