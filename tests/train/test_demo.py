@@ -155,7 +155,8 @@ def test_fresh_and_other_settings(few, tmp_path):
 
 def test_batches_cover_an_epoch_and_change_order(few):
     loaded = batches.InMemoryData(few, batch_size=16, seed=3)
-    loaded.trainer = type("Trainer", (), {"current_epoch": 0})()
+    alone = {"current_epoch": 0, "global_rank": 0, "world_size": 1}
+    loaded.trainer = type("Trainer", (), alone)()
     orders = []
     for loaded.trainer.current_epoch in (0, 1, 0):
         loader = loaded.train_dataloader()
