@@ -50,7 +50,7 @@ def filter_kernels(x, df, alpha, beta, learn):
     every = cpp.CHECKPOINT_EVERY if learn else 0
     call = Call(alpha=alpha, beta=beta, checkpoint_every=every)
     kept = empty_rows(f, (x.shape[0] - 1) // every if learn else 0, call.P).zero_()
-    outputs = Outputs(f, None, kept, None, None, empty_rows(f, call.P + call.Q).zero_(), None, None)
+    outputs = Outputs(f, kept, synapse=empty_rows(f, call.P + call.Q).zero_())
     gradients = Gradients(x=dx)
     if learn:
         gradients = Gradients(x=dx, alpha=torch.zeros_like(alpha), beta=torch.zeros_like(beta))

@@ -114,15 +114,18 @@ class Call(NamedTuple):
     @property
     def numbers(self) -> tuple[float, ...]:
         """The numbers that all neurons share, by name: ``csrc/neuron.h: Numbers``."""
-        return Numbers._make(getattr(self, name) for name in NUMBERS)
+        return Numbers(*self[_NUMBERS])
+
+    @property
+    def parameters(self) -> tuple[Tensor | None, ...]:
+        """What may learn: the tensors of the coefficients, alpha, beta."""
+        return (*[c.tensor for c in self[_COEFFICIENTS]], self.alpha, self.beta)
 
     def flatten(self) -> tuple[list[Tensor | None], list[int], list[float]]:
         """The call as torch.library takes it: tensors as `TENSORS`, whole numbers, numbers."""
-        coefficients = [getattr(self, name) for name in COEFFICIENTS]
-        tensors = [c.tensor for c in coefficients] + [self.alpha, self.beta, *self.state]
-        numbers = [c.number for c in coefficients] + [*self.numbers]
+        numbers = [c.number for c in self[_COEFFICIENTS]] + [*self[_NUMBERS]]
         numbers, traced = without_open(numbers)
-        return [*tensors, traced], [getattr(self, name) for name in _OPTIONS], numbers
+        return [*self.parameters, *self.state, traced], [*self[_OPTIONS]], numbers
 
     @classmethod
     def of(
@@ -145,21 +148,26 @@ class Call(NamedTuple):
         if to_run and traced is not None:
             numbers = traced.tolist()
         count = len(COEFFICIENTS)
-        pairs = zip(COEFFICIENTS, tensors, numbers, strict=False)
         return cls(
-            **{name: Coefficient(tensor, number) for name, tensor, number in pairs},
-            alpha=tensors[count],
-            beta=tensors[count + 1],
-            state=State(*tensors[count + 2 :]),
-            **dict(zip(_OPTIONS, options, strict=True)),
-            **dict(zip(NUMBERS, numbers[count:], strict=True)),
+            *map(Coefficient, tensors[:count], numbers[:count]),
+            *tensors[count : count + 2],
+            State(*tensors[count + 2 :]),
+            *options,
+            *numbers[count:],
         )
 
 
-COEFFICIENTS = ("decay", "v_threshold", "gain", "trace_decay")
+def _fields(kind: type) -> tuple[slice, tuple[str, ...]]:
+    """Where in a `Call` the fields with a default of this type stand, side by side; their names."""
+    names = tuple(name for name, value in Call._field_defaults.items() if type(value) is kind)
+    first = Call._fields.index(names[0])
+    return slice(first, first + len(names)), names
+
+
+_COEFFICIENTS, COEFFICIENTS = _fields(Coefficient)
+_OPTIONS, _ = _fields(int)
+_NUMBERS, NUMBERS = _fields(float)
 TENSORS = (*COEFFICIENTS, "alpha", "beta", *State._fields, "open_numbers")
-_OPTIONS = tuple(name for name, value in Call._field_defaults.items() if type(value) is int)
-NUMBERS = tuple(name for name, value in Call._field_defaults.items() if type(value) is float)
 Numbers = namedtuple("Numbers", NUMBERS)
 
 
@@ -197,28 +205,30 @@ def without_open(numbers: list[float]) -> tuple[list[float], Tensor | None]:
 
 
 class Outputs(NamedTuple):
-    """What a forward call of the neuron fills.
+    """What a forward call of the neuron fills, each None where it has no such part.
+
+    What has no gradient stands before all that may be None, as torch.compile needs it.
 
     Attributes:
         s: spikes, in shape, dtype and strides as an output laid out like x; the filter's f.
-        h: potentials, float32, or None.
         checkpoints: float32 `[T / K, rows, N, *]`, or empty.
-        v: potential after the last step; this and what follows float32 `[N, *]`, in the memory
-            order of s, None where the neuron has no such part.
-        refractory: steps left to wait after the last step.
-        synapse: the filter's state `[P + Q, N, *]` after it.
+        refractory: steps left to wait after the last step; this and what follows but h float32
+            `[N, *]`, in the memory order of s.
+        v: potential after the last step.
+        h: potentials, float32, laid out like s.
+        synapse: the filter's state `[P + Q, N, *]` after the last step.
         trace: the trace after it.
         penalty: each neuron's sum over time of the penalty.
     """
 
-    s: Tensor
-    h: Tensor | None
-    checkpoints: Tensor
-    v: Tensor | None
-    refractory: Tensor | None
-    synapse: Tensor | None
-    trace: Tensor | None
-    penalty: Tensor | None
+    s: Tensor | None = None
+    checkpoints: Tensor | None = None
+    refractory: Tensor | None = None
+    v: Tensor | None = None
+    h: Tensor | None = None
+    synapse: Tensor | None = None
+    trace: Tensor | None = None
+    penalty: Tensor | None = None
 
     @property
     def state(self) -> State:
@@ -226,20 +236,20 @@ class Outputs(NamedTuple):
 
 
 class Arriving(NamedTuple):
-    """The gradients that arrive at a backward call, each None where none does.
+    """The gradients that arrive at a backward call, each None where none does; as in `Outputs`.
 
     Attributes:
         s: on the spikes; on the filter's f.
+        v: on the state after the last step.
         h: on the potentials, float32.
-        v: on the state after the last step; this and what follows as in `Outputs`.
         synapse: on the filter's state.
         trace: on the trace.
         penalty: on every neuron's sum of the penalty, one float32 value.
     """
 
     s: Tensor | None = None
-    h: Tensor | None = None
     v: Tensor | None = None
+    h: Tensor | None = None
     synapse: Tensor | None = None
     trace: Tensor | None = None
     penalty: Tensor | None = None
@@ -248,7 +258,8 @@ class Arriving(NamedTuple):
 class Gradients(NamedTuple):
     """The gradients that a backward call fills, each None where it is not wanted.
 
-    They have the shapes of the call's tensors: x, coefficients, filter, parts of the start.
+    They have the shapes of the call's tensors: x, coefficients, filter, parts of the start, of
+    which the steps to wait have none.
     """
 
     x: Tensor | None = None
@@ -259,5 +270,6 @@ class Gradients(NamedTuple):
     alpha: Tensor | None = None
     beta: Tensor | None = None
     v: Tensor | None = None
+    refractory: None = None
     synapse: Tensor | None = None
     trace: Tensor | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import wraps
 
@@ -16,6 +17,11 @@ class BackwardOnly(torch.autograd.Function):
     """
 
     generate_vmap_rule = True
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # `apply` asks for it at every call, and it takes longer to find out than to be told.
+        cls.forward.__signature__ = inspect.signature(cls.forward)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:

@@ -57,8 +57,8 @@ def empty_strided(
 def _reuses(like: Tensor, count: int, dtype: torch.dtype) -> bool:
     return (
         type(like) is Tensor  # not what stands for one while PyTorch traces, whose sizes are open
-        and like.device.type == "cpu"
         and count * dtype.itemsize >= REUSED_FROM
+        and like.device.type == "cpu"
         and _core is not None
     )
 

@@ -135,23 +135,42 @@ def lay_out_like(x: Tensor, out: Tensor) -> Tensor:
     return torch.empty_strided(out.shape, out.stride(), dtype=x.dtype, device=x.device).copy_(x)
 
 
-def empty_rows(laid_out: Tensor, *leading: int, on: Tensor | None = None) -> Tensor:
-    """Uninitialised float32 `[*leading, *shape[1:]]`, each laid out as a step of an output.
+def rows_form(laid_out: Tensor, *leading: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Size and strides of `[*leading, *shape[1:]]`, each laid out as a step of an output.
 
     Args:
         laid_out: `[T, *]`, an output, or the input whose strides an output takes over.
         leading: sizes in front, outermost first.
+    """
+    of_output, shape = dense_strides(laid_out), laid_out.shape
+    strides, step = [0] * len(shape), 1
+    for d in sorted(range(1, len(shape)), key=of_output.__getitem__):
+        strides[d] = step
+        step *= max(shape[d], 1)
+    front: tuple[int, ...] = ()
+    for size in reversed(leading):
+        front = (step, *front)
+        step *= size
+    return (*leading, *shape[1:]), (*front, *strides[1:])
+
+
+def empty_rows(laid_out: Tensor, *leading: int, on: Tensor | None = None) -> Tensor:
+    """Uninitialised float32 rows in the form of `rows_form`.
+
+    Args:
+        laid_out: as `rows_form` takes it.
+        leading: as `rows_form` takes it.
         on: a tensor on the device to use. Default: ``laid_out``.
     """
-    of_output = dense_strides(laid_out)
-    strides, step = [0] * laid_out.ndim, 1
-    for d in sorted(range(1, laid_out.ndim), key=lambda d: of_output[d]):
-        strides[d] = step
-        step *= max(laid_out.shape[d], 1)
-    front: list[int] = []
-    for size in reversed(leading):
-        front.insert(0, step)
-        step *= size
-    size = (*leading, *laid_out.shape[1:])
-    on = laid_out if on is None else on
-    return empty_strided(size, (*front, *strides[1:]), torch.float32, on)
+    form = rows_form(laid_out, *leading)
+    return empty_strided(*form, torch.float32, laid_out if on is None else on)
+
+
+def in_memory_order(rows: Tensor | None, laid_out: Tensor) -> Tensor | None:
+    """A state in the form of `rows_form`, copied only where it has another one."""
+    if rows is None:
+        return None
+    size, strides = rows_form(laid_out, *rows.shape[: rows.ndim - laid_out.ndim + 1])
+    if rows.stride() == strides:
+        return rows
+    return torch.empty_strided(size, strides, dtype=rows.dtype, device=rows.device).copy_(rows)

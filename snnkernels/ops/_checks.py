@@ -22,6 +22,7 @@ from snnkernels.core.surrogates import SURROGATES, Surrogate
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MAX_REFRACTORY = 1 << 24  # float32 counts the steps
 FILTER_STATE = "[P + Q, N, *]"
+_REAL, _INTEGRAL = (float, numbers.Real), (int, numbers.Integral)  # the usual type first: quick
 MAX_SYNAPSE_ORDER = 2  # of the filter that is fused into the neuron
 
 
@@ -65,7 +66,7 @@ def check_policy(
     if record is not None and record != "h":
         raise ValueError(f"record must be None or 'h'; got {record!r}")
     refractory = _python_number(refractory)
-    if isinstance(refractory, bool) or not isinstance(refractory, numbers.Integral):
+    if isinstance(refractory, bool) or not isinstance(refractory, _INTEGRAL):
         raise TypeError(f"refractory must be a whole number of steps >= 0; got {refractory!r}")
     if not 0 <= refractory <= MAX_REFRACTORY:
         raise ValueError(f"refractory must be >= 0 and <= {MAX_REFRACTORY}; got {refractory}")
@@ -81,15 +82,15 @@ def check_policy(
 
 def _python_number(value):
     """The number in a tensor of one value without a gradient; anything else as it is."""
-    if isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad:
-        return value.item()
+    if not isinstance(value, _REAL) and isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 and not value.requires_grad else value
     return value
 
 
 def check_number(name: str, value: float | Tensor) -> float:
     """A number that is not NaN, as a Python float, or an error."""
     value = _python_number(value)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, _REAL):
         raise TypeError(f"{name} must be a number; got {value!r}")
     if value != value:  # torch.compile does not trace math.isnan
         raise ValueError(f"{name} must not be NaN; got nan")
@@ -134,7 +135,7 @@ def check_values(name: str, value: Tensor, x: Tensor) -> None:
 
 def check_coefficient(name: str, value: float | Tensor | Sequence, x: Tensor) -> float | Tensor:
     """A number, a 0-d tensor or `[C]`, or an error."""
-    if isinstance(value, numbers.Real):
+    if isinstance(value, _REAL):
         return check_number(name, value)
     value = _as_tensor(name, value, x, "a number, a tensor, or one value per channel")
     check_values(name, value, x)

@@ -17,9 +17,9 @@ from snnkernels.core import program_reference
 from snnkernels.core.derivatives import BackwardOnly, asks_for_gradients, only_once
 from snnkernels.core.output_memory import empty_like
 from snnkernels.core.program import parse
-from snnkernels.core.strides import empty_rows
+from snnkernels.core.strides import empty_rows, in_memory_order
 from snnkernels.ops._checks import state_dtype
-from snnkernels.ops._registration import in_memory_order, lay_out, nothing, register
+from snnkernels.ops._registration import lay_out, nothing, register
 
 
 def _rows(out: Tensor, dtype: torch.dtype, *leading: int) -> Tensor:
@@ -71,7 +71,7 @@ def _program_forward(program, x, state, start, parameters, numbers, recorded, ev
         )
         return buffers
     layout, x = lay_out(outputs[0], *x)
-    state = [in_memory_order(s, states[0]) for s in state]
+    state = [in_memory_order(s, outputs[0]) for s in state]
     load(f"{backend}_program").forward(
         layout,
         states[0],
@@ -165,20 +165,19 @@ def _program_backward(
     out = next((g for g in parts["dx"] if g is not None), None)
     out = torch.empty_like(x[0], device="meta") if out is None else out
     layout, sequences = lay_out(out, *x, *doutputs)
-    row = empty_rows(out.to("meta"))
     load(f"{backend}_program").backward(
         layout,
-        row,
+        empty_rows(out, on=out.new_empty(0, device="meta")),
         program,
         sequences[:n],
-        [in_memory_order(v, row) for v in state],
+        [in_memory_order(v, out) for v in state],
         start,
         parameters,
         numbers,
         every,
         checkpoints,
         sequences[n:],
-        [in_memory_order(d, row) for d in dstates],
+        [in_memory_order(d, out) for d in dstates],
         **parts,
     )
     return buffers

@@ -19,7 +19,8 @@ def register(name: str, schema: str, run: Callable, buffers: Callable) -> None:
         name: without the namespace.
         schema: arguments and results, in the language of torch.library.
         run: allocates with ``buffers`` and fills.
-        buffers: the outputs, unfilled: what the op does under a tracer.
+        buffers: the outputs, unfilled: what the op does under a tracer. Both may have None in the
+            place of a tensor, as ATen's ops where an output is not asked for.
     """
     library.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
     for device in ("CPU", "CUDA", "MPS", "XPU"):  # the last two have no kernels, but BNTT runs
@@ -49,12 +50,3 @@ def lay_out(
         )
         layout = common_layout(out, *inputs, one_row=one_row)
     return layout, inputs
-
-
-def in_memory_order(rows: Tensor | None, like: Tensor | None) -> Tensor | None:
-    """A state with the strides of ``like``, copied only where it has others."""
-    if rows is None or rows.stride() == like.stride():
-        return rows
-    return torch.empty_strided(
-        like.shape, like.stride(), dtype=rows.dtype, device=rows.device
-    ).copy_(rows)

@@ -13,7 +13,7 @@ from snnkernels.core.call import Arriving, Call, Gradients, Outputs
 from snnkernels.core.derivatives import BackwardOnly, asks_for_gradients, only_once
 from snnkernels.core.output_memory import empty_like, empty_strided
 from snnkernels.core.state import State
-from snnkernels.core.strides import common_layout, empty_rows
+from snnkernels.core.strides import common_layout, empty_rows, in_memory_order
 from snnkernels.ops import _time_chunks as time_chunks
 from snnkernels.ops._checks import (
     FILTER_STATE,
@@ -23,12 +23,7 @@ from snnkernels.ops._checks import (
     check_state_part,
     lags_first,
 )
-from snnkernels.ops._registration import (
-    in_memory_order,
-    lay_out,
-    nothing,
-    register,
-)
+from snnkernels.ops._registration import lay_out, nothing, register
 
 WANTED = ("x", "synapse", "alpha", "beta")  # the gradients of a call, in their order everywhere
 
@@ -60,8 +55,8 @@ def _iir_forward(x, state, alpha, beta, checkpoint_every, chunks, backend):
         end.zero_() if state is None else end.copy_(state)
         return made
     layout, (x,) = lay_out(f, x, one_row=chunks > 0)
-    call = _call(alpha, beta, in_memory_order(state, end), checkpoint_every)
-    outputs = Outputs(f, None, checkpoints, None, None, end, None, None)
+    call = _call(alpha, beta, in_memory_order(state, f), checkpoint_every)
+    outputs = Outputs(f, checkpoints, synapse=end)
     run = load(backend).iir_forward
     if chunks:
         time_chunks.forward(run, layout, call, x, outputs, chunks)
@@ -103,9 +98,8 @@ def _iir_backward(
     # Where dx is not wanted, only its strides are looked at.
     out = torch.empty_strided(df.shape, strides, dtype=df.dtype, device="meta")
     layout, (x, df) = lay_out(out, x, df, one_row=chunks > 0)
-    rows = empty_rows(out, alpha.shape[0] + beta.shape[0] - 1)
-    call = _call(alpha, beta, in_memory_order(state, rows), every)
-    arriving = Arriving(s=df, synapse=in_memory_order(dstate, rows))
+    call = _call(alpha, beta, in_memory_order(state, out), every)
+    arriving = Arriving(s=df, synapse=in_memory_order(dstate, out))
     layout = layout._replace(inputs=(*layout.inputs, None))
     run = load(backend).iir_backward
     if chunks:

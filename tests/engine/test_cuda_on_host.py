@@ -9,7 +9,7 @@ import torch
 
 import snnkernels
 from snnkernels.backends.cuda import launch as cuda_launch
-from snnkernels.core.call import Call
+from snnkernels.core.call import Call, Outputs
 from snnkernels.core.strides import Layout, Rows
 from tests.engine import test_general as general
 from tests.engine import test_iir as iir
@@ -158,7 +158,7 @@ def test_numbers_beyond_float32_are_infinite(emulator, name, sign):  # noqa: F81
 def test_more_steps_than_32_bits_count_are_refused():
     layout = Layout(2**31, 1, 1, 1, 1, Rows(0, 1, 1), (Rows(0, 0, 0),))
     with pytest.raises(ValueError, match="x has 2147483648 steps; backend 'cuda' takes up to"):
-        cuda_launch.pack_call(layout, Call(), None)
+        cuda_launch.pack_call(layout, Call(), None, Outputs())
 
 
 @dtypes

@@ -58,9 +58,9 @@ def test_opcheck_forward(name):
 def test_opcheck_backward(name, wanted):
     x, call = make_call(name)
     tensors, *rest = call.flatten()
-    checkpoints = torch.ops.snnkernels.neuron_forward(x, *tensors, *rest, "cpp")[2]
+    checkpoints = torch.ops.snnkernels.neuron_forward(x, *tensors, *rest, "cpp")[1]
     dh = torch.randn(x.shape) if call.record_h else None
-    arriving = Arriving(torch.randn(x.shape), dh, torch.randn(x.shape[1:]))
+    arriving = Arriving(torch.randn(x.shape), torch.randn(x.shape[1:]), dh)
     wanted = [name in wanted for name in Gradients._fields]
     arguments = (x, *tensors, checkpoints, *arriving, *rest, "cpp", wanted)
     torch.library.opcheck(torch.ops.snnkernels.neuron_backward, arguments)

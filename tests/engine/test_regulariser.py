@@ -112,7 +112,7 @@ def make_call(**options) -> Call:
 
 
 def test_no_potential_is_stored(kernel):
-    """One more row for each neuron, whatever T, and nothing more is kept for the backward pass."""
+    """One more number, whatever T and N, and nothing more is kept for the backward pass."""
     x = torch.randn(64, 3, 50, device=kernel.device, requires_grad=True)
     every = load(kernel.backend).CHECKPOINT_EVERY
     outputs, kept = [], []
@@ -120,7 +120,7 @@ def test_no_potential_is_stored(kernel):
         call = make_call(checkpoint_every=every, regularise=regularise)
         tensors, *rest = call.flatten()
         made = torch.ops.snnkernels.neuron_forward(x.detach(), *tensors, *rest, kernel.backend)
-        outputs.append(sum(t.numel() * t.element_size() for t in made))
+        outputs.append(sum(t.numel() * t.element_size() for t in made if t is not None))
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t, saved=saved: saved.append(t.numel() * t.element_size()) or t, lambda t: t
@@ -128,7 +128,7 @@ def test_no_potential_is_stored(kernel):
             more = {"regulariser": REGULARISER} if regularise else {}
             snnkernels.lif(x, backend=kernel.backend, **more)
         kept.append(sum(saved))
-    assert outputs[1] - outputs[0] == x[0].numel() * 4
+    assert outputs[1] - outputs[0] == 4
     assert kept[1] == kept[0] > 0
 
 
@@ -138,7 +138,7 @@ def test_opcheck(kernel):
     tensors, *rest = make_call(checkpoint_every=16, regularise=1, tolerance=0.3).flatten()
     forward = (x, *tensors, *rest, kernel.backend)
     torch.library.opcheck(ops.neuron_forward.default, forward)
-    checkpoints = ops.neuron_forward(*forward)[2]
+    checkpoints = ops.neuron_forward(*forward)[1]
     arriving = Arriving(penalty=torch.ones((), device=kernel.device))
     wanted = [name == "x" for name in Gradients._fields]
     backward = (x, *tensors, checkpoints, *arriving, *rest, kernel.backend, wanted)

@@ -106,7 +106,7 @@ def test_too_many_steps_are_refused_before_any_launch():
 
     s, v = torch.full((1, 4), 7.0), torch.empty(4)
     layout = common_layout(s, s)._replace(steps=1 << 31)
-    outputs = Outputs(s, None, torch.empty(0), v, *(None,) * 4)
+    outputs = Outputs(s, torch.empty(0), v=v)
     with pytest.raises(ValueError, match=f"x has {1 << 31} steps.*at most {MAX_STEPS}"):
         kernels.neuron_forward(layout, Call(), torch.zeros(1, 4), outputs)
     assert (s == 7.0).all()

@@ -289,10 +289,10 @@ def _compile(build: Build):
         refractory, traced = build.refractory, build.traced
         arguments["out"] = Outputs(
             kept,
-            given(build.recorded),
-            row,
             row,
             given(refractory),
+            row,
+            given(build.recorded),
             given(build.synapse is not None),
             given(traced),
             given(build.regularised),
@@ -349,8 +349,8 @@ def _compile(build: Build):
                 "checkpoints": row,
                 "arriving": Arriving(
                     given(build.spikes != "absent", kept),
-                    given(build.recorded),
                     given(build.carried),
+                    given(build.recorded),
                     given(build.carried and build.synapse is not None),
                     given(build.carried and traced),
                     given(build.regularised),

@@ -180,9 +180,9 @@ def _forward(kernel: Callable[[Shape], Launch], level, layout, call, x, outputs)
     sequences = [(x, layout.inputs[0]), (outputs.s, layout.out)]
     if outputs.h is not None:
         sequences.append((outputs.h, layout.out))
-    states = [*call.state, *outputs[2:]]
+    states = [*call.state, outputs.checkpoints, *outputs.state, outputs.penalty]
     shape = cuda_launch.shape_of(layout, x.dtype, sequences, states, level, target.multiprocessors)
-    arguments = cuda_launch.pack_call(layout, call, x, outputs=outputs)
+    arguments = cuda_launch.pack_call(layout, call, x, outputs)
     with target.guard:
         target.launch(*kernel(shape), arguments, target.stream)
 
@@ -215,7 +215,8 @@ def _backward(
         level,
         target.multiprocessors,
     )
-    arguments = cuda_launch.pack_call(layout, call, x, None, checkpoints, arriving, gradients, sums)
+    kept = Outputs(checkpoints=checkpoints)
+    arguments = cuda_launch.pack_call(layout, call, x, kept, arriving, gradients, sums)
     with target.guard:
         target.launch(*kernel(shape), arguments, target.stream)
         sums.reduce(partial(_reduce, target, layout))

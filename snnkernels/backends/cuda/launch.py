@@ -207,8 +207,7 @@ def pack_call(
     layout: Layout,
     call: Call,
     x: Tensor | None,
-    outputs: Outputs | None = None,
-    checkpoints: Tensor | None = None,
+    outputs: Outputs,
     arriving: Arriving = _NOTHING_ARRIVES,
     gradients: Gradients = _NONE_WANTED,
     sums: Sums | None = None,
@@ -219,12 +218,11 @@ def pack_call(
             f"x has {layout.steps} steps; backend 'cuda' takes up to {MAX_STEPS} in one call"
         )
     on_x, on_s, on_h = (*layout.inputs, None, None)[:3]
-    s, h, kept, *ends, penalty = outputs or (None,) * len(Outputs._fields)
     per_neuron = (sums.decay, sums.v_threshold) if sums else (None, None)
     more = (sums.gain, sums.trace_decay, sums.filter) if sums else (None, None, None)
     state = call.state
-    buffers = (state.v, state.refractory, arriving.v, *ends, penalty)
-    buffers += (checkpoints if outputs is None else kept, gradients.v, *per_neuron)
+    buffers = (state.v, state.refractory, arriving.v, *outputs.state, outputs.penalty)
+    buffers += (outputs.checkpoints, gradients.v, *per_neuron)
     general = (state.trace, state.synapse, arriving.trace, arriving.synapse)
     general += (gradients.trace, gradients.synapse, *more, arriving.penalty)
     coefficients = (call.decay, call.v_threshold)
@@ -232,8 +230,8 @@ def pack_call(
     numbers = (c.number for c in (*coefficients, *general_coefficients))
     return _CALL.pack(
         *rows_of(x, on_x),
-        *rows_of(s, layout.out),
-        *rows_of(h, layout.out),
+        *rows_of(outputs.s, layout.out),
+        *rows_of(outputs.h, layout.out),
         *rows_of(arriving.s, on_s),
         *rows_of(arriving.h, on_h),
         *rows_of(gradients.x, layout.out),
