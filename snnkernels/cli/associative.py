@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--steps", 300, "of a pattern"),
     ):
         parser.add_argument(name, type=whole(), default=default, help=f"{what} (default {default})")
-    parser.add_argument("--lr", type=positive, default=0.2, help="learning rate (default 0.2)")
+    parser.add_argument("--lr", type=positive, default=0.4, help="learning rate (default 0.4)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     def make(backend: str) -> task.AssociativeMemory:
         torch.manual_seed(args.seed)
-        network = IIRNetwork(LAYERS, scale=task.SCALE, surrogate=task.SURROGATE, backend=backend)
+        network = IIRNetwork(LAYERS, backend=backend, **task.NETWORK)
         return task.AssociativeMemory(network, patterns, lr=args.lr, backend=backend)
 
     module = make(args.backend)

@@ -14,6 +14,7 @@ from snnkernels.models.iir_snn import IIRNetwork  # noqa: E402
 from snnkernels.nn.losses import van_rossum_distance  # noqa: E402
 from snnkernels.nn.synapses import exponential  # noqa: E402
 from snnkernels.train.associative import (  # noqa: E402
+    NETWORK,
     AssociativeMemory,
     Noise,
     corrupt,
@@ -86,6 +87,32 @@ def test_training_brings_outputs_closer():
         target = patterns[k].unsqueeze(1).expand(-1, 3, -1)
         expected = van_rossum_distance(s, target, *exponential(4.0), reduction="none")
         torch.testing.assert_close(-scores[:, k], expected)
+
+
+def test_a_memory_recalls_what_the_noise_took():
+    """Outputs nearer to their pattern than inputs that it has not seen; silence is farther."""
+    torch.manual_seed(0)
+    patterns = make_patterns(3, 60, 60)
+    data = noisy_data(patterns, Noise(), versions=500, seed=1)
+    module = AssociativeMemory(IIRNetwork((60, 120, 60), **NETWORK), patterns)
+    optimizer = module.optimizer(module.parameter_groups())
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, 200)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        batch = torch.randint(len(data.train.y), (32,), generator=generator)
+        loss, _ = module.evaluate(data.train.x[batch], data.train.y[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    module.eval()
+    x, y = data.test
+    with torch.no_grad():
+        output = module.distance(module(x), y, "none")
+        shown = module.distance(x.transpose(0, 1).float(), y, "none")
+    print("RATIO", output.mean() / shown.mean())
+    assert (output < shown).float().mean() >= 0.95
+    assert output.mean() < 0.85 * shown.mean()
 
 
 def test_noise_differs_between_versions():
