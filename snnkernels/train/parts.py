@@ -51,7 +51,7 @@ def find(kind: str, table: Mapping[str, Callable], name: str) -> Callable:
     """What a name stands for.
 
     Raises:
-        RecipeError: nothing.
+        RecipeError: nothing is known by that name.
     """
     if name in table:
         return table[name]
