@@ -56,7 +56,7 @@ LEARNERS = [
     Learner("8C3-P2-8C3-P2-32-10", IIR, GREY, 5e-3, 60, 0.6),
     Learner("wscnn", WSCNN, COLOUR, 1e-4, 60, 0.4, encode.Count(8)),
     Learner(
-        "rscnn", {"width": 8, "size": 8, "steps": 6}, (3, 8, 8), 1e-4, 100, 0.3, encode.Count(6)
+        "rscnn", {"width": 8, "size": 8, "steps": 6}, (3, 8, 8), 3e-5, 180, 0.35, encode.Count(6)
     ),
     Learner("rsnn", RSNN, (2, 32, 32), 5e-3, 40, 0.6, scale=20),
 ]
