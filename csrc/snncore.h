@@ -182,9 +182,9 @@ struct ProgramBackward {
   float* const* sums;                      // [sums], each [M]; nullptr: not wanted
 };
 
-// The number of the program with this text among those that are compiled ahead of time, -1: it is
-// not. Of such a program every gradient is computed, also where it is not wanted.
-int find_program(const char* text);
+// The texts of the programs that are compiled ahead of time, in the order of their numbers, then
+// nullptr. Of such a program every gradient is computed, also where it is not wanted.
+const char* const* program_texts();
 
 void program_forward(const ProgramForward& call);
 void program_backward(const ProgramBackward& call);

@@ -310,7 +310,9 @@ PYBIND11_MODULE(_core, m) {
   m.attr("OPERATIONS") = py::tuple(operations);
   m.attr("MAX_PROGRAM_SEQUENCES") = snn::MAX_PROGRAM_SEQUENCES;
   m.attr("MAX_PROGRAM_SLOTS") = snn::MAX_PROGRAM_SLOTS;
-  m.def("find_program", [](const std::string& text) { return snn::find_program(text.c_str()); });
+  py::list programs;
+  for (auto text = snn::program_texts(); *text; ++text) programs.append(*text);
+  m.attr("PROGRAMS") = py::tuple(programs);
   m.def("program_forward", &program_forward);
   m.def("program_backward", &program_backward);
   m.def("bntt_forward", &bntt_forward);

@@ -71,12 +71,7 @@ void stream(float* to, const float* a, const float* b, int64_t count, int thread
   chosen.load()->stream(to, a, b, count, threads);
 }
 
-int find_program(const char* text) {
-  for (int k = 0; PROGRAM_TEXTS[k]; ++k) {
-    if (!std::strcmp(PROGRAM_TEXTS[k], text)) return k;
-  }
-  return -1;
-}
+const char* const* program_texts() { return PROGRAM_TEXTS; }
 
 void* thread_scratch(size_t bytes) {
   struct Block {

@@ -40,7 +40,7 @@ struct Loops {
   Loop forward, replay, adjoint;
 };
 
-// Of the program whose text is find_program's.
+// Of a program, by its place among program_texts.
 const Loops& compiled_loops(int program);
 
 }  // namespace SNN_ISA

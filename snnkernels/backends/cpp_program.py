@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from snnkernels.backends.compiled_programs import Match, find
 from snnkernels.backends.cpp import CHECKPOINT_EVERY, _address, _rows, _shape, reduce_channels
 from snnkernels.core.program import OPERATIONS, Instruction, Program, parse, pruned
 from snnkernels.core.program_reference import constants as constant_values
@@ -143,18 +144,34 @@ def _part(
 class _Lowered(NamedTuple):
     code: object  # _core.Program
     constants: tuple[str | None, ...]  # values that are the same at all steps; None: not used
+    count: int  # of sums of gradients of parameters
+    sums: tuple[int | None, ...]  # for each parameter, which of them it is; None: it is zero
+
+
+def _constants_of(program: Program) -> list[str]:
+    """Names of the values that are the same at all steps, in the order of their slots."""
+    constants = [f"n{k}" for k in range(program.numbers)]
+    constants += [f"p{k}" for k in range(program.parameters)]
+    return constants + [i.target for i in program.once]
+
+
+def _compiled(match: Match) -> _Lowered:
+    """A program that runs in the loops of one that is compiled ahead of time."""
+    program = match.program
+    constants = _constants_of(program)
+    counts = (program.inputs, program.states, program.outputs, program.parameters)
+    code = _core.Program([len(constants), *counts], [([], 0)] * 3, match.index)
+    return _Lowered(code, tuple(map(match.constants.get, constants)), counts[3], match.sums)
 
 
 @lru_cache(maxsize=256)
 def _lowered(text: str, wanted: tuple[bool, ...]) -> _Lowered:
     """The program for these gradients (of inputs, states, parameters)."""
+    match = find(text, _core.PROGRAMS)
+    if match is not None:
+        return _compiled(match)
     program = parse(text)
-    compiled = _core.find_program(text)
-    if compiled >= 0:  # every gradient is computed
-        wanted = (True,) * len(wanted)
-    constants = [f"n{k}" for k in range(program.numbers)]
-    constants += [f"p{k}" for k in range(program.parameters)]
-    constants += [i.target for i in program.once]
+    constants = _constants_of(program)
     x, states, outputs = program.inputs, program.states, program.outputs
     sums = program.gradients[x + states :]
     kinds = (
@@ -189,17 +206,16 @@ def _lowered(text: str, wanted: tuple[bool, ...]) -> _Lowered:
         _part(program.forward, slots, nexts, [], slot),
         _part(everything, slots, [*befores, *totals], dxs, slot),
     ]
-    if compiled >= 0:
-        parts = [(instructions, 0) for instructions, _ in parts]  # its values are in registers
     used = {slot for instructions, _ in parts for i in instructions for slot in i[3:]}
     _check_size(program, slot + max(count for _, count in parts))
-    code = _core.Program([len(constants), x, states, outputs, len(sums)], parts, compiled)
-    return _Lowered(code, tuple(n if slots[n] in used else None for n in constants))
+    code = _core.Program([len(constants), x, states, outputs, len(sums)], parts, -1)
+    constants = tuple(n if slots[n] in used else None for n in constants)
+    return _Lowered(code, constants, len(sums), tuple(range(len(sums))))
 
 
 def how(text: str) -> str:
     """How this backend runs a program, in words."""
-    if _core.find_program(text) >= 0:
+    if find(text, _core.PROGRAMS) is not None:
         return "compiled ahead of time"
     return "interpreted over rows in the L1 cache"
 
@@ -277,7 +293,7 @@ def forward(
         states_out: after the last step.
         checkpoints: `[(T - 1) // every, states, N, *]`.
     """
-    code, names = _lowered(text, (False,) * len(parse(text).gradients))
+    code, names, *_ = _lowered(text, (False,) * len(parse(text).gradients))
     constants, kept = _constants(names, text, parameters, numbers, layout, row)
     _core.program_forward(
         code,
@@ -312,12 +328,14 @@ def backward(
     dparameters,
 ) -> None:
     """Fill the gradients that are not None. Arguments as of `forward`, and gradients."""
-    code, names = _lowered(text, tuple(g is not None for g in (*dx, *dstates0, *dparameters)))
+    wanted = tuple(g is not None for g in (*dx, *dstates0, *dparameters))
+    code, names, count, places = _lowered(text, wanted)
     constants, kept = _constants(names, text, parameters, numbers, layout, row)
-    sums = [
-        None if g is None else torch.empty(layout.neurons, dtype=torch.float32, device=g.device)
-        for g in dparameters
-    ]
+    sums: list[Tensor | None] = [None] * count
+    for gradient, k in zip(dparameters, places, strict=True):
+        if gradient is not None and k is not None:
+            place = {"dtype": torch.float32, "device": gradient.device}
+            sums[k] = torch.empty(layout.neurons, **place)
     rows = [_rows(t, r) for t, r in zip([*x, *doutputs], layout.inputs, strict=True)]
     _core.program_backward(
         code,
@@ -337,9 +355,13 @@ def backward(
         [_address(t) for t in dstates0],
         [_address(t) for t in sums],
     )
-    for gradient, per_neuron in zip(dparameters, sums, strict=True):
+    for gradient, k in zip(dparameters, places, strict=True):
         if gradient is None:
             continue
+        if k is None:
+            gradient.zero_()
+            continue
+        per_neuron = sums[k]
         if gradient.numel() == 1 or _per_channel(gradient, layout):
             reduce_channels(layout, per_neuron, gradient)
         else:
