@@ -14,12 +14,17 @@ from torch import Tensor
 
 from snnkernels.backends import checkpoint_every, load
 from snnkernels.core import program_reference
-from snnkernels.core.derivatives import BackwardOnly, asks_for_gradients, only_once
+from snnkernels.core.derivatives import (
+    BackwardOnly,
+    asks_for_gradients,
+    in_forward_mode,
+    only_once,
+)
 from snnkernels.core.output_memory import empty_like
 from snnkernels.core.program import parse
 from snnkernels.core.strides import empty_rows, in_memory_order
 from snnkernels.ops._checks import state_dtype
-from snnkernels.ops._registration import lay_out, nothing, register
+from snnkernels.ops._registration import lay_out, nothing, register, run_vmap_one_by_one
 
 
 def _rows(out: Tensor, dtype: torch.dtype, *leading: int) -> Tensor:
@@ -200,6 +205,8 @@ register(
     _program_backward,
     _backward_buffers,
 )
+run_vmap_one_by_one("program_forward")
+run_vmap_one_by_one("program_backward")
 
 
 @only_once("a fused neuron")
@@ -304,7 +311,7 @@ def run(
     Returns:
         The outputs `[T, N, *]`, and the states after the last step `[N, *]`.
     """
-    if asks_for_gradients(*x, *state, *parameters):
+    if asks_for_gradients(*x, *state, *parameters) or in_forward_mode():
         every = program_reference.CHECKPOINT_EVERY
         if backend != "torch":
             every = checkpoint_every(backend)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from snnkernels.core.strides import Layout, common_layout, lay_out_like
 
@@ -26,6 +27,27 @@ def register(name: str, schema: str, run: Callable, buffers: Callable) -> None:
     for device in ("CPU", "CUDA", "MPS", "XPU"):  # the last two have no kernels, but BNTT runs
         library.impl(name, run, device)
     torch.library.register_fake(f"snnkernels::{name}", buffers, lib=library)
+
+
+def run_vmap_one_by_one(name: str) -> None:
+    """Let torch.vmap run a private op once for each value; PyTorch does so without lists alone."""
+    op = getattr(torch.ops.snnkernels, name)
+
+    def rule(info, dims, *arguments):
+        def one(argument, dim, k: int):
+            if isinstance(argument, (list, tuple)):
+                dims = dim if isinstance(dim, (list, tuple)) else [dim] * len(argument)
+                return [one(a, d, k) for a, d in zip(argument, dims, strict=True)]
+            return argument if dim is None else argument.select(dim, k)
+
+        found = [
+            op(*(one(a, d, k) for a, d in zip(arguments, dims, strict=True)))
+            for k in range(info.batch_size)
+        ]
+        together = tree_map(lambda *each: torch.stack(each), *found)
+        return together, tree_map(lambda _: 0, together)
+
+    torch.library.register_vmap(f"snnkernels::{name}", rule, lib=library)
 
 
 def optional(names: tuple[str, ...]) -> str:

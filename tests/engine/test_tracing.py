@@ -9,6 +9,7 @@ from torch.export import Dim, export
 
 import snnkernels
 from snnkernels import ATan, lif
+from snnkernels.nn.neurons import se_adlif
 from snnkernels.nn.norm import BNTT
 from tests.tools.compare import assert_same
 
@@ -51,6 +52,7 @@ LAYERS = {
         learn_decay=True,
         channels=8,
     ),
+    "Neuron": lambda: snnkernels.Neuron(se_adlif, learn=("alpha", "a"), channels=8),
     "LeakyReadout": lambda: snnkernels.LeakyReadout(decay=0.9),
     "LeakyReadout of means": lambda: snnkernels.LeakyReadout(decay=0.9, output="mean"),
     "IIRSynapse": lambda: snnkernels.IIRSynapse.dual_exponential(4.0, 2.0),

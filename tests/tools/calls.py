@@ -13,6 +13,7 @@ from torch import Tensor
 
 import snnkernels
 from snnkernels import State
+from snnkernels.backends import load
 from snnkernels.ops.bntt import NormaliseSteps
 
 SHAPE = (18, 2, 3, 2, 2)  # T, N, C, H, W; T: more steps than between two checkpoints
@@ -106,6 +107,21 @@ def _bntt(backend: str, x: Tensor, weight: Tensor):
     return {"out": NormaliseSteps.apply(x, weight, 1e-4)[0]}
 
 
+def _adapting(x, v, w, *, decay, v_threshold, gain):
+    """A step with two states and parameters of each kind of use."""
+    h = decay * v + gain * (x - w)
+    s = snnkernels.spike(h - v_threshold, snnkernels.ATan())
+    return s, h, h * (1 - s), 0.75 * w + (1 - decay) * s
+
+
+def _fuse(backend: str, x: Tensor, v: Tensor, trace: Tensor, **parameters: Tensor):
+    if backend != "torch" and "program" not in load(backend).OPS:
+        pytest.skip(f"backend {backend} runs no traced neurons")
+    s, h, state = _fused(x, (v, trace), backend=backend, **parameters)
+    return {"s": s, "h": h, "v": state.v, "trace": state.w}
+
+
+_fused = snnkernels.fuse(_adapting, outputs=("x", "float32"))
 OPS = {
     "lif": Op(_lif, ("x", "v", "decay", "v_threshold")),
     "lif refractory": Op(
@@ -120,6 +136,7 @@ OPS = {
         ),
     ),
     "iir": Op(_iir, ("x", "alpha", "beta", "synapse")),
+    "fuse": Op(_fuse, ("x", "v", "trace", "decay", "v_threshold", "gain")),
     "BNTT": Op(_bntt, ("x", "weight")),
 }
 
