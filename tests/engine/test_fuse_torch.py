@@ -8,11 +8,11 @@ import pickle
 import pytest
 import torch
 
-from snnkernels import fuse, spike
+from snnkernels import Neuron, fuse, spike
 from snnkernels.backends.cpp import _core
 from snnkernels.core.program import OPERATIONS, parse
 from snnkernels.core.trace import trace
-from snnkernels.nn.neurons import STEPS
+from snnkernels.nn.neurons import STEPS, se_adlif
 from tests.tools.programs import FOLDER, kept, programs
 from tests.tools.steps import BACKENDS, leaky, same
 
@@ -97,6 +97,45 @@ def test_modes(backend):
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_autocast(backend):
+    """After a layer that gives bfloat16 the neuron is what it is on bfloat16 without autocast."""
+    linear, neuron = torch.nn.Linear(6, 6), fuse(leaky)
+    decay = torch.full((6,), 0.75, requires_grad=True)
+    x = torch.randn(20, 2, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        current = linear(x)
+        s, state = neuron(current, decay=decay, backend=backend)
+    assert (current.dtype, s.dtype, state.v.dtype) == (torch.bfloat16,) * 2 + (torch.float32,)
+    given = current.detach().requires_grad_()
+    s2, state2 = neuron(given, decay=decay, backend=backend)
+    assert same(s, s2) and same(state.v, state2.v)
+    g = torch.randn_like(s)
+    ours = torch.autograd.grad(s, [current, decay], g)
+    others = torch.autograd.grad(s2, [given, decay], g)
+    assert all(same(a, b) for a, b in zip(ours, others, strict=True))
+
+
+def test_distributed_data_parallel(backend):
+    x = torch.randn(20, 4, 6)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(6, 6), Neuron(se_adlif, learn=("alpha", "a"), channels=6, backend=backend)
+    )
+    copied = copy.deepcopy(net)
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        parallel = torch.nn.parallel.DistributedDataParallel(copied)
+        for _ in range(2):  # the second pass has the buckets that the first one built
+            for each in (net, parallel):
+                each.zero_grad()
+                each(x).square().mean().backward()
+            for (name, p), q in zip(net.named_parameters(), copied.parameters(), strict=True):
+                assert p.grad is not None and same(p.grad, q.grad), name
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_state_is_a_named_tuple_that_owns_its_storage(backend):
