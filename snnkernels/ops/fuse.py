@@ -214,9 +214,9 @@ def fuse(step: Callable, *, inputs: int = 1, outputs: int | Sequence[str] = 1) -
 
     The step is traced once, into a short list of elementwise operations and their adjoint; each
     backend runs that list with time inside. The bits are those of the loop over time in PyTorch,
-    with states in float32, but for sqrt, exp, log, tanh, sigmoid, sin, cos and pow, which may
-    differ by 2 units in the last place. The backward pass keeps x and the states of every few
-    steps.
+    with states in float32, but for exp, log, tanh, sigmoid, sin, cos and pow, which may differ by
+    2 units in the last place, and sqrt, which PyTorch may round 1 unit off. The backward pass keeps
+    x and the states of every few steps.
 
     Args:
         step: ``step(*inputs, *states, **parameters)``, a function of tensors that stand for one

@@ -165,12 +165,12 @@ NEAR = {
 }
 
 
-def random_step(operations, states, tensors, number):
+def random_step(operations, states, tensors):
     """A step of the operations ``(name, i, j, k)``, arguments being numbers of earlier values."""
     table = EXACT | NEAR
 
-    def step(x, *before, **p):
-        pool = [x, *before, *p.values(), x * number]
+    def step(x, *before, number, **p):
+        pool = [x, *before, *p.values(), x * (1 - number) + number]
         for name, i, j, k in operations:
             # Recent values more often; bounded, so that nothing overflows.
             a, b, c = (pool[-1 - (m % min(len(pool), 9))] for m in (i, j, k))
@@ -179,4 +179,4 @@ def random_step(operations, states, tensors, number):
         after = [0.75 * v + pool[-1 - m] for m, v in enumerate(before)]
         return pool[-1], *after
 
-    return _named(step, ["x", *(f"v{k}" for k in range(states))], tensors)
+    return _named(step, ["x", *(f"v{k}" for k in range(states))], [*tensors, "number"])
