@@ -52,7 +52,7 @@ class Number:
     def __init__(self, expression: Expression, kind: type, known: dict[float, Number]) -> None:
         self.expression, self.kind, self.known = expression, kind, known
         self.name = f"n{len(known)}"
-        self.stand_in = 0.6180339887498949 + 2.0**-40 * len(known)
+        self.stand_in = 0.3907459213684051 + 2.0**-40 * len(known)
         known[self.stand_in] = self
 
     @property
