@@ -108,12 +108,11 @@ def _backward_buffers(
     every,
     backend,
 ):
-    out = torch.empty_like(x[0])
-    dtype = state_dtype(x[0])
+    like, dtype = x[0], state_dtype(x[0])
     wanted = iter(wanted)
     return [
-        *(empty_like(out) if next(wanted) else out.new_empty(0) for _ in x),
-        *(_rows(out, dtype) if next(wanted) else nothing(out) for _ in state),
+        *(empty_like(like) if next(wanted) else like.new_empty(0) for _ in x),
+        *(_rows(like, dtype) if next(wanted) else nothing(like) for _ in state),
         *(torch.empty_like(p) if next(wanted) else nothing(p) for p in parameters),
     ]
 
