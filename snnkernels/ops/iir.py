@@ -72,10 +72,10 @@ def _backward_buffers(
     rows = alpha.shape[0] + beta.shape[0] - 1
     like = torch.empty_strided(df.shape, strides, dtype=df.dtype, device="meta")
     return (
-        empty_strided(df.shape, strides, df.dtype, df) if want["x"] else df.new_empty(0),
-        empty_rows(like, rows, on=df) if want["synapse"] else nothing(df),
-        torch.empty_like(alpha) if want["alpha"] else nothing(df),
-        torch.empty_like(beta) if want["beta"] else nothing(df),
+        empty_strided(df.shape, strides, df.dtype, df) if want["x"] else None,
+        empty_rows(like, rows, on=df) if want["synapse"] else None,
+        torch.empty_like(alpha) if want["alpha"] else None,
+        torch.empty_like(beta) if want["beta"] else None,
     )
 
 
@@ -85,13 +85,11 @@ def _iir_backward(
     made = _backward_buffers(
         df, dstate, alpha, beta, x, state, checkpoints, strides, every, wanted, chunks, backend
     )
-    want = dict(zip(WANTED, wanted, strict=True))
-    gradients = Gradients(
-        **{name: t if want[name] else None for name, t in zip(WANTED, made, strict=True)}
-    )
+    gradients = Gradients(**dict(zip(WANTED, made, strict=True)))
     if df.numel() == 0:
         for gradient in made:
-            gradient.zero_()
+            if gradient is not None:
+                gradient.zero_()
         if dstate is not None and gradients.synapse is not None:
             gradients.synapse.copy_(dstate)
         return made
