@@ -281,6 +281,7 @@ struct BackwardProgram : ProgramTile<IO> {
     for (int k = 0; k < code.outputs; ++k) {
       dout[k].is_wide = a.doutputs[k].wide;
       dout[k].converted = this->take(width);
+      if (!a.doutputs[k].at.p) fill(dout[k].converted, width, 0.0f);
       dout[k].with([&](auto& from) SNN_IN_PLACE {
         from.rows.start(a.doutputs[k].at, this->walk, this->o, this->i0, n);
       });
@@ -311,8 +312,8 @@ struct BackwardProgram : ProgramTile<IO> {
     this->bind(at.dstate, carried, code.states);
     this->bind(at.before, before, code.states);
     for (int k = 0; k < code.outputs; ++k) {
-      if (!a.doutputs[k].at.p) {
-        slots[at.dout + k] = slots[at.zero];
+      if (!a.doutputs[k].at.p) {  // a whole row of zeros: compiled loops read on from its start
+        slots[at.dout + k] = {dout[k].converted, LANES, false, dout[k].converted};
         continue;
       }
       slots[at.dout + k] = dout[k].with([&](auto& from) SNN_IN_PLACE {

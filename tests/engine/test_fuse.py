@@ -191,6 +191,18 @@ def test_every_operation_that_is_allowed_has_its_derivative(name):
     assert near(dx, dx2, 2e-6)
 
 
+@pytest.mark.parametrize("name", STEPS)
+def test_a_loss_of_the_last_states_alone(name, backend):
+    """No gradient arrives on the outputs: zeros for every neuron, not for the first few."""
+    x = torch.randn(9, 2, 37) * 0.8 + 0.3
+    found = []
+    for each in (backend, "torch"):
+        (leaf,) = leaves(x)
+        _, state = fuse(STEPS[name])(leaf, backend=each)
+        found.append(torch.autograd.grad(sum(v.sum() for v in state), leaf)[0])
+    assert near(*found, 1e-5)
+
+
 FUNCTIONS = {
     "exp": torch.exp,
     "log": lambda a: torch.log(a.abs()),
