@@ -11,6 +11,7 @@ from importlib import import_module
 SUITES = {
     "kernels": "the neuron op and its kernels against loops, torch.compile and other libraries",
     "iir": "the filter and the fused synapse",
+    "fuse": "neurons written as steps, against the loop and against lif",
     "layers": "linear layers with neurons, a step of training, against other libraries",
     "models": "a training step of S-ResNet38 against the loop written from its paper",
     "scaling": "time and memory against the number of steps, with a picture",

@@ -11,8 +11,10 @@ import sys
 import pytest
 import torch
 
-from bench import kernels, layers, peers, scaling
+from bench import fuse, kernels, layers, peers, scaling
 from bench.__main__ import SUITES, main
+from snnkernels.backends import cpp_program
+from snnkernels.backends.compiled_programs import find
 from tests.tools.cases import BENCH_CASES
 
 CASE = BENCH_CASES[0]._replace(steps=12, neurons=40)
@@ -52,6 +54,20 @@ def test_scaling_writes_what_it_measured_and_what_it_left_out(tmp_path, monkeypa
     assert {row["T"] for row in results["rows"]} == {2}
     assert {row["reason"] for row in results["left_out"]} == {"more than 1e-09 s"}
     assert len(list(tmp_path.glob("*.png"))) == len(list(tmp_path.glob("*.md"))) == 1
+
+
+@pytest.mark.parametrize("plain", (False, True))
+def test_steps_are_timed_as_what_they_are_called(plain, monkeypatch):
+    compiled = []
+
+    def noted(*arguments):
+        compiled.append(find(*arguments) is not None)
+        return find(*arguments)
+
+    cpp_program._lowered.cache_clear()
+    monkeypatch.setattr(cpp_program, "find", noted)
+    rows = fuse.rows(5, 128, 0.0, plain)
+    assert ["compiled" in row["what"] for row in rows] == list(dict.fromkeys(compiled))
 
 
 def test_an_unknown_suite_is_named(monkeypatch, capsys):
