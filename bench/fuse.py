@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from bench.common import machine, markdown, save, too_noisy
-from bench.kernels import both_ways
 from snnkernels import Laplace, Triangle, fuse, lif, spike
 from snnkernels.cli._timing import interleave
 from snnkernels.nn import neurons
@@ -65,12 +64,27 @@ def looped(step: Callable, states: int, x: Tensor, **parameters) -> Tensor:
     return torch.stack(spikes)
 
 
-def row(what: str, x: Tensor, seconds: float, run: Callable, other: str, against: Callable) -> dict:
+def trained(run: Callable, x: Tensor, ds: Tensor, learned: list[Tensor]) -> None:
+    """Forward, and backward to x and to all that learns."""
+    x = x.detach().requires_grad_()
+    torch.autograd.grad(run(x), [x, *learned], ds)
+
+
+def row(
+    what: str,
+    x: Tensor,
+    seconds: float,
+    run: Callable,
+    other: str,
+    against: Callable,
+    learned: Sequence[Tensor] = (),
+) -> dict:
     """One row: what, against the other."""
     if not torch.equal(run(x), against(x)):
         raise RuntimeError(f"{what}: other spikes than {other}; nothing is timed")
     ds = torch.randn_like(x)
-    runs = {"fused": partial(both_ways, run, x, ds), other: partial(both_ways, against, x, ds)}
+    each = {"fused": run, other: against}
+    runs = {name: partial(trained, function, x, ds, learned) for name, function in each.items()}
     times = interleave(runs, seconds, rounds=3, twice="fused")
     return {
         "what": what,
@@ -104,7 +118,7 @@ def rows(steps: int, size: int, seconds: float, plain: bool) -> list[dict]:
             given["v_threshold"] = values["theta"]
         run = lambda x, s=step, g=given: fuse(s)(x, **g)[0]  # noqa: E731
         loop = partial(looped, step, 2, **given)
-        found.append(row(f"adaptive LIF, {what}", x, seconds, run, "loop", loop))
+        found.append(row(f"adaptive LIF, {what}", x, seconds, run, "loop", loop, [*given.values()]))
     return found
 
 
